@@ -1,0 +1,192 @@
+"""Checkpoints: one Lightning file with everything that resuming needs, written atomically."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import platform
+import time
+import zipfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from mm_torch.callbacks.records import Records
+from mm_torch.config.load import to_plain
+from mm_torch.ppo.module import PpoModule
+from sim_models.embodiment import Embodiment
+
+FORMAT = 1
+KEY = "mm_torch"
+PACKAGES = ("torch", "mujoco", "mujoco-warp", "torchrl", "tensordict", "lightning", "musclemimic-models")
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message names the file, what is wrong and the remedy."""
+
+
+class Checkpoints(Callback):
+    """Write ``last.ckpt`` every few minutes and at the end, ``best.ckpt`` when the episodes have become better.
+
+    Better means: a higher mean reward times mean episode length over an iteration, smoothed over ten iterations.
+
+    Args:
+        run_dir: run directory.
+        minutes: time between writes.
+        records: source of the training time.
+    """
+
+    def __init__(self, run_dir: Path, minutes: float, records: Records) -> None:
+        self.directory = run_dir / "checkpoints"
+        self.minutes, self.records = minutes, records
+        self.best: float | None = None
+        self.score: float | None = None
+        self._written = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """See Lightning."""
+        assert isinstance(pl_module, PpoModule)
+        figures = pl_module.metrics
+        now = figures["reward"] * figures.get("episode_length", 0.0)
+        self.score = now if self.score is None else 0.9 * self.score + 0.1 * now
+        if time.perf_counter() - self._written >= 60 * self.minutes:
+            self._save(trainer)
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """See Lightning."""
+        self._save(trainer)
+
+    def _save(self, trainer: lightning.Trainer) -> None:
+        self._written = time.perf_counter()
+        better = self.score is not None and (self.best is None or self.score > self.best)
+        if better:
+            self.best = self.score
+        save_atomically(trainer, self.directory / "last.ckpt")
+        if better:
+            _copy_atomically(self.directory / "last.ckpt", self.directory / "best.ckpt")
+
+    def on_save_checkpoint(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add what Lightning does not know of: worlds, generators, sampler, curricula, recipe, layout, versions."""
+        assert isinstance(pl_module, PpoModule)
+        env, body = pl_module.env, pl_module.env.physics.body
+        rng = {"cpu": torch.get_rng_state()}
+        if env.device.type == "cuda":
+            rng["cuda"] = torch.cuda.get_rng_state(env.device)
+        checkpoint[KEY] = {
+            "format": FORMAT,
+            "recipe": to_plain(pl_module.recipe),
+            "layout": [[s.name, s.start, s.end] for s in env.layout],
+            "body": body.name,
+            "model_hash": body.model_hash,
+            "muscles": list(body.muscle_names),
+            "clips": list(env.bank.names),
+            "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
+            "iteration": pl_module.iteration,
+            "control_steps": pl_module.control_steps,
+            "seconds": self.records.seconds,
+            "best": self.best,
+            "score": self.score,
+            "simulation": env.simulation_state(),
+            "curricula": pl_module.curriculum_state(),
+            "rng": rng,
+        }
+
+
+def save_atomically(trainer: lightning.Trainer, path: Path) -> None:
+    """Save a checkpoint under a temporary name and rename it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    trainer.save_checkpoint(temporary)
+    os.replace(temporary, path)
+
+
+def _copy_atomically(source: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}.tmp")
+    temporary.write_bytes(source.read_bytes())
+    os.replace(temporary, target)
+
+
+def read_checkpoint(path: Path | str) -> dict[str, Any]:
+    """Read a checkpoint (or the last one of a run directory) without running any code in it.
+
+    Raises:
+        CheckpointError: no such file, not a checkpoint of this project, or one that holds arbitrary objects.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / "checkpoints" / "last.ckpt"
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such checkpoint; give a .ckpt file or a run directory")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); it must come from mm_torch.train") from None
+    if not isinstance(checkpoint, dict) or KEY not in checkpoint:
+        raise CheckpointError(f"{path}: not a checkpoint of this project; make one with python -m mm_torch.train")
+    if checkpoint[KEY]["format"] != FORMAT:
+        raise CheckpointError(f"{path}: checkpoint format {checkpoint[KEY]['format']}, this version reads {FORMAT}")
+    return checkpoint
+
+
+def check_compatible(path: Path | str, checkpoint: dict[str, Any], body: Embodiment, layout: list[list[Any]]) -> None:
+    """Refuse a checkpoint of another body or observation.
+
+    Raises:
+        CheckpointError: body, muscles or observation layout differ.
+    """
+    extra = checkpoint[KEY]
+    if extra["body"] != body.name or extra["muscles"] != list(body.muscle_names):
+        raise CheckpointError(
+            f"{path}: trained on {extra['body']} with {len(extra['muscles'])} muscles, this run has {body.name} with "
+            f"{len(body.muscle_names)}; set body.name and body.fingers to the checkpoint's"
+        )
+    if extra["layout"] != layout:
+        theirs, ours = {tuple(s) for s in extra["layout"]}, {tuple(s) for s in layout}
+        odd = sorted(theirs ^ ours, key=lambda s: s[1])[0]
+        raise CheckpointError(
+            f"{path}: another observation layout ({extra['layout'][-1][2]} entries, here {layout[-1][2]}; first "
+            f"difference at term {odd[0]!r}); use the checkpoint's recipe and profile ({extra['recipe']['recipe']}, "
+            f"{extra['recipe']['profile']})"
+        )
+
+
+def restore_learner(module: PpoModule, checkpoint: dict[str, Any]) -> None:
+    """Take over weights and normaliser statistics (fine-tuning)."""
+    prefix = "agent."
+    weights = {k[len(prefix):]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    module.agent.load_state_dict(weights)
+
+
+def restore_run(module: PpoModule, checkpoint: dict[str, Any]) -> None:
+    """Take over everything but the optimiser, which exists only once training has started."""
+    extra = checkpoint[KEY]
+    module.load_state_dict(checkpoint["state_dict"])
+    module.iteration = extra["iteration"]
+    module.env.load_simulation_state(extra["simulation"])
+    module.load_curriculum_state(extra["curricula"])
+
+
+class ResumeOptimiser(Callback):
+    """Restore optimiser and random generators of a resumed run just before its first iteration."""
+
+    def __init__(self, checkpoint: dict[str, Any]) -> None:
+        self._checkpoint: dict[str, Any] | None = checkpoint
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """See Lightning."""
+        assert self._checkpoint is not None
+        trainer.optimizers[0].load_state_dict(self._checkpoint["optimizer_states"][0])
+        rng = self._checkpoint[KEY]["rng"]
+        torch.set_rng_state(rng["cpu"])
+        if "cuda" in rng:
+            torch.cuda.set_rng_state(rng["cuda"])
+        self._checkpoint = None

@@ -1,0 +1,189 @@
+"""Loading of recipes: base chain, profile, compatibility layer, command-line overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from mm_torch.config.schema import Recipe
+
+RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+_LAYERS = ("profiles", "compats")
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "profile": ("auto", "cuda", "cpu"),
+    "compat": ("corrected", "upstream"),
+    "sim": ("auto", "warp", "native"),
+    "task.action.base": ("constant", "reference"),
+    "task.reset_activations": ("reference", "zero"),
+    "net.kind": ("plain", "residual", "moe"),
+    "ppo.optimiser.kind": ("adamw", "muon"),
+    "ppo.optimiser.schedule": ("constant", "linear", "warmup_cosine"),
+}
+# lowest and highest value allowed
+RANGES: dict[str, tuple[float, float]] = {
+    "num_envs": (1, 1_000_000),
+    "threads": (0, 1024),
+    "total_steps": (1, 1e13),
+    "max_minutes": (0, 1e7),
+    "checkpoint_minutes": (0, 1e7),
+    "task.horizon_steps": (1, 1_000_000),
+    "task.min_episode_steps": (0, 1_000_000),
+    "net.init_std": (1e-6, 100),
+    "ppo.rollout_steps": (1, 100_000),
+    "ppo.minibatches": (1, 1_000_000),
+    "ppo.epochs": (1, 1000),
+    "ppo.gamma": (0, 1),
+    "ppo.lam": (0, 1),
+    "ppo.clip": (1e-6, 10),
+    "ppo.reset_std": (1e-6, 100),
+    "ppo.max_grad_norm": (1e-9, 1e9),
+    "ppo.optimiser.lr": (0, 10),
+    "ppo.optimiser.min_ratio": (0, 1),
+    "ppo.optimiser.warmup": (0, 1),
+    "sampling.floor": (0, 1),
+    "sampling.ema": (0, 1),
+    "curriculum.termination_min": (0, 1),
+    "curriculum.reward_max": (1, 1e6),
+}
+
+
+class RecipeError(ValueError):
+    """A recipe or an override cannot be used; the message names the key, the value and the remedy."""
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the project."""
+    return sorted(p.stem for p in RECIPES.glob("*.yaml") if p.stem != "base")
+
+
+def load_recipe(
+    arguments: Sequence[str], *, cuda_available: bool, learned: DictConfig | None = None
+) -> Recipe:
+    """Resolve ``recipe=NAME key.sub=value ...``.
+
+    Args:
+        arguments: command-line words; ``recipe`` names a file of ``recipes/`` or a path to a YAML file.
+        cuda_available: decides what ``profile=auto`` takes.
+        learned: sections that a checkpoint's weights depend on, for fine-tuning.
+
+    Returns:
+        The resolved recipe; later layers win: base chain, profile, compatibility layer, checkpoint, command line.
+
+    Raises:
+        RecipeError: unknown recipe or key, wrong type, value out of range.
+    """
+    overrides = parse_overrides(arguments)
+    name = overrides.get("recipe")
+    if name is None:
+        raise RecipeError(f"recipe=NAME is missing; choose one of {', '.join(recipe_names())}")
+    layers = _base_chain(str(name))
+    plain = [OmegaConf.masked_copy(layer, [k for k in layer if k not in (*_LAYERS, "base")]) for layer in layers]
+    merged = _merge([OmegaConf.structured(Recipe), *plain, overrides])
+    chosen = {"profiles": _profile(str(merged.profile), cuda_available), "compats": str(merged.compat)}
+    extra = [layer[kind][chosen[kind]] for kind in _LAYERS for layer in layers
+             if kind in layer and chosen[kind] in layer[kind]]
+    fixed = OmegaConf.create({"recipe": Path(str(name)).stem, "profile": chosen["profiles"]})
+    if learned is not None:
+        extra.append(learned)
+    return to_recipe(_merge([OmegaConf.structured(Recipe), *plain, *extra, overrides, fixed]))
+
+
+def to_recipe(config: DictConfig | dict[str, Any]) -> Recipe:
+    """Check a merged configuration and freeze it.
+
+    Raises:
+        RecipeError: a mandatory value is missing, a choice is unknown or a number out of range.
+    """
+    if not isinstance(config, DictConfig):
+        config = _merge([OmegaConf.structured(Recipe), OmegaConf.create(config)])
+    try:
+        recipe: Recipe = OmegaConf.to_object(config)  # type: ignore[assignment]
+    except MissingMandatoryValue as error:
+        raise RecipeError(f"{error.full_key}: the recipe sets no value; give {error.full_key}=VALUE") from None
+    _validate(config)
+    kept = {name: term for name, term in recipe.task.reward.items() if term is not None}
+    return replace(recipe, task=replace(recipe.task, reward=kept))
+
+
+def to_yaml(recipe: Recipe) -> str:
+    """The resolved recipe as YAML; loading it gives the same recipe."""
+    return OmegaConf.to_yaml(OmegaConf.structured(recipe))
+
+
+def to_plain(recipe: Recipe) -> dict[str, Any]:
+    """The resolved recipe as plain containers."""
+    return OmegaConf.to_container(OmegaConf.structured(recipe))  # type: ignore[return-value]
+
+
+def parse_overrides(arguments: Iterable[str]) -> DictConfig:
+    """``key.sub=value`` words as a configuration.
+
+    Raises:
+        RecipeError: a word is no ``key=value``.
+    """
+    words = list(arguments)
+    for word in words:
+        if "=" not in word or word.startswith(("=", "-")):
+            raise RecipeError(f"{word!r} is no key=value; write for example num_envs=64 (without dashes)")
+    try:
+        return OmegaConf.from_dotlist(words)
+    except (OmegaConfBaseException, ValueError) as error:
+        raise RecipeError(f"cannot read the overrides: {_first_line(error)}") from None
+
+
+def _base_chain(name: str) -> list[DictConfig]:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
+    if not path.is_file():
+        near = get_close_matches(name, recipe_names(), n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(f"unknown recipe {name!r}: choose one of {', '.join(recipe_names())}{hint}")
+    layer = OmegaConf.load(path)
+    if not isinstance(layer, DictConfig):
+        raise RecipeError(f"{path}: a recipe is a YAML mapping; this is none")
+    return [*(_base_chain(str(layer.base)) if "base" in layer else []), layer]
+
+
+def _profile(name: str, cuda_available: bool) -> str:
+    return name if name != "auto" else "cuda" if cuda_available else "cpu"
+
+
+def _merge(layers: list[DictConfig]) -> DictConfig:
+    try:
+        return OmegaConf.merge(*layers)  # type: ignore[return-value]
+    except ConfigKeyError as error:
+        raise RecipeError(f"unknown key {error.full_key}: {_first_line(error)}; see mm_torch/config/schema.py") from None
+    except OmegaConfBaseException as error:
+        raise RecipeError(f"{error.full_key}: {_first_line(error)}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0].strip()
+
+
+def _validate(config: DictConfig) -> None:
+    for key, choices in CHOICES.items():
+        value = OmegaConf.select(config, key)
+        if value not in choices:
+            near = get_close_matches(str(value), choices, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise RecipeError(f"{key}={value}: choose one of {', '.join(choices)}{hint}")
+    for key, (low, high) in RANGES.items():
+        value = OmegaConf.select(config, key)
+        if value is not None and not low <= value <= high:
+            raise RecipeError(f"{key}={value}: must lie between {low:g} and {high:g}")
+    batch, minibatches = config.num_envs * config.ppo.rollout_steps, config.ppo.minibatches
+    if batch % minibatches:
+        fitting = next(n for n in range(minibatches, 0, -1) if batch % n == 0)
+        raise RecipeError(
+            f"num_envs={config.num_envs} times ppo.rollout_steps={config.ppo.rollout_steps} = {batch} samples do not "
+            f"divide into ppo.minibatches={minibatches}; for example ppo.minibatches={fitting} does"
+        )
+    if config.resume is not None and config.init_from is not None:
+        raise RecipeError("resume= continues a run, init_from= starts a new one from its weights: give one of them")

@@ -1,0 +1,1 @@
+"""Quaternions, frames and interpolation on tensors."""

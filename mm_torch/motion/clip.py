@@ -1,0 +1,272 @@
+"""One motion on disk: an npz without pickles that names its joints, sites and muscles."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import mujoco
+import numpy as np
+
+from sim_models.embodiment import Embodiment
+from sim_models.kinematics import reference_velocity, site_motion
+from sim_models.muscles import FINGER_JOINT
+
+SCHEMA_VERSION = 1
+_WIDTH = {int(mujoco.mjtJoint.mjJNT_FREE): 7}
+
+
+class MotionError(ValueError):
+    """A motion file cannot be used; the message names the file, what is wrong and the remedy."""
+
+
+@dataclass(frozen=True, eq=False)
+class Clip:
+    """A motion of one embodiment at a constant rate.
+
+    ============= ==================================================================== ============ =========
+    body          registry name of the embodiment it was made for                      str
+    fps           frames per second; frame f is at time f / fps                        float        1/s
+    joint_names   joints of the columns of qpos (a free root takes seven)              (njnt,)
+    qpos          positions, MuJoCo layout                                             (F, Q)       m, rad
+    qvel          velocities consistent with qpos (central differences)                (F, V)       m/s, rad/s
+    site_names    mimic sites                                                          (S,)
+    site_xpos     world positions of the sites                                         (F, S, 3)    m
+    site_xquat    world orientations of the sites, wxyz                                (F, S, 4)
+    fit_error     distance between site and captured target; empty where none          (F, S)       m
+    muscle_names  muscles of the columns of act; empty where not solved                (M,)
+    act           activations that produce the motion; empty where not solved          (F, M)       [0, 1]
+    provenance    source, licence, tool and settings                                   JSON mapping
+    ============= ==================================================================== ============ =========
+    """
+
+    body: str
+    fps: float
+    joint_names: tuple[str, ...]
+    qpos: np.ndarray
+    qvel: np.ndarray
+    site_names: tuple[str, ...]
+    site_xpos: np.ndarray
+    site_xquat: np.ndarray
+    fit_error: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    muscle_names: tuple[str, ...] = ()
+    act: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    provenance: dict[str, Any] = field(default_factory=dict)
+    name: str = ""
+
+    @classmethod
+    def from_qpos(
+        cls,
+        body: Embodiment,
+        qpos: np.ndarray,
+        fps: float,
+        *,
+        provenance: dict[str, Any],
+        fit_error: np.ndarray | None = None,
+        act: np.ndarray | None = None,
+        name: str = "",
+    ) -> Clip:
+        """Build a clip from positions (F, Q): couplings enforced, velocities and site poses computed."""
+        qpos = body.couplings.enforce(np.asarray(qpos, dtype=float))
+        qvel = reference_velocity(body, qpos, 1.0 / fps)
+        sites = site_motion(body, qpos, qvel)
+        return cls(
+            body=body.name,
+            fps=float(fps),
+            joint_names=body.joint_names,
+            qpos=qpos,
+            qvel=qvel,
+            site_names=body.site_names,
+            site_xpos=sites.position,
+            site_xquat=sites.quaternion,
+            fit_error=np.zeros((0, 0)) if fit_error is None else np.asarray(fit_error),
+            muscle_names=body.muscle_names if act is not None else (),
+            act=np.zeros((0, 0)) if act is None else np.asarray(act),
+            provenance=provenance,
+            name=name,
+        )
+
+    @property
+    def duration(self) -> float:
+        """Time in s from the first to the last frame."""
+        return (len(self.qpos) - 1) / self.fps
+
+    def save(self, path: Path | str) -> None:
+        """Write the clip atomically (temporary file, then rename); single precision, compressed."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        arrays = {k: np.asarray(getattr(self, k), dtype=np.float32)
+                  for k in ("qvel", "site_xpos", "site_xquat", "fit_error")}
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                np.savez_compressed(
+                    file,
+                    schema_version=np.int64(SCHEMA_VERSION),
+                    body=np.str_(self.body),
+                    fps=np.float64(self.fps),
+                    joint_names=np.array(self.joint_names, dtype=np.str_),
+                    site_names=np.array(self.site_names, dtype=np.str_),
+                    muscle_names=np.array(self.muscle_names, dtype=np.str_),
+                    qpos=np.asarray(self.qpos, dtype=np.float64),
+                    act=np.asarray(self.act, dtype=np.float16),
+                    provenance=np.str_(json.dumps(self.provenance, sort_keys=True)),
+                    **arrays,
+                )
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of an npz file; pickled entries are never read.
+
+    Raises:
+        MotionError: no such file, truncated or no npz, or an entry that is pickled.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {k: file[k] for k in file.files if k != "metadata"}  # upstream pickles an unused None there
+    except FileNotFoundError:
+        raise MotionError(f"{path}: no such motion file; check the path given as motions=") from None
+    except ValueError as error:
+        if "pickle" in str(error).lower():
+            raise MotionError(
+                f"{path}: holds pickled objects, which are not read because they can run code; re-save it with plain "
+                "arrays (numpy.savez) or retarget the source again"
+            ) from None
+        raise MotionError(f"{path}: not a readable npz file ({error}); write it again") from None
+    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
+        raise MotionError(f"{path}: truncated or not an npz file ({error}); write or copy it again") from None
+
+
+def load_clip(path: Path | str) -> Clip:
+    """Read a clip: ours, or a Trajectory npz of MuscleMimic 0.1.0 with one motion.
+
+    Raises:
+        MotionError: the file is unreadable, of neither format, empty, inconsistent or not finite.
+    """
+    path = Path(path)
+    arrays = read_arrays(path)
+    if "schema_version" in arrays:
+        clip = _read_own(path, arrays)
+    elif {"qpos", "joint_names", "frequency"} <= arrays.keys():
+        clip = _read_upstream(path, arrays)
+    else:
+        raise MotionError(
+            f"{path}: neither a clip of this project nor a Trajectory file (keys {', '.join(sorted(arrays)[:6])} ...); "
+            "motion capture goes through tools/retarget.py first"
+        )
+    _check(path, clip)
+    return clip
+
+
+def _read_own(path: Path, arrays: dict[str, np.ndarray]) -> Clip:
+    version = int(arrays["schema_version"])
+    if version != SCHEMA_VERSION:
+        raise MotionError(f"{path}: clip schema {version}, this version reads {SCHEMA_VERSION}; make the clip again")
+    try:
+        return Clip(
+            body=str(arrays["body"]),
+            fps=float(arrays["fps"]),
+            joint_names=tuple(arrays["joint_names"].tolist()),
+            site_names=tuple(arrays["site_names"].tolist()),
+            muscle_names=tuple(arrays["muscle_names"].tolist()),
+            provenance=json.loads(str(arrays["provenance"])),
+            name=path.stem,
+            **{k: arrays[k] for k in ("qpos", "qvel", "site_xpos", "site_xquat", "fit_error", "act")},
+        )
+    except KeyError as error:
+        raise MotionError(f"{path}: key {error} is missing; make the clip again") from None
+
+
+def _read_upstream(path: Path, arrays: dict[str, np.ndarray]) -> Clip:
+    splits = arrays.get("split_points", np.array([0, len(arrays["qpos"])]))
+    if len(splits) > 2:
+        raise MotionError(f"{path}: holds {len(splits) - 1} motions in one file; save each to a file of its own")
+    sites = len(arrays.get("site_names", ()))
+    frames = len(arrays["qpos"])
+    return Clip(
+        body="",  # a Trajectory names joints, not a body: the joints decide
+        fps=float(arrays["frequency"]),
+        joint_names=tuple(arrays["joint_names"].tolist()),
+        qpos=arrays["qpos"].astype(float),
+        qvel=arrays.get("qvel", np.zeros((frames, 0))),
+        site_names=tuple(arrays["site_names"].tolist()) if sites else (),
+        site_xpos=arrays.get("site_xpos", np.zeros((frames, sites, 3))),
+        site_xquat=np.zeros((0, 0, 4)),
+        provenance={"format": "MuscleMimic 0.1.0 Trajectory", "file": path.name},
+        name=path.stem,
+    )
+
+
+def _check(path: Path, clip: Clip) -> None:
+    if clip.qpos.ndim != 2 or len(clip.qpos) < 2:
+        raise MotionError(f"{path}: {len(clip.qpos)} frames; a clip needs at least 2: remove the file or make it again")
+    if not np.isfinite(clip.qpos).all():
+        frame = int(np.flatnonzero(~np.isfinite(clip.qpos).all(axis=1))[0])
+        raise MotionError(f"{path}: qpos is not finite from frame {frame} on; make the clip again")
+    if not (np.isfinite(clip.fps) and clip.fps > 0):
+        raise MotionError(f"{path}: frame rate {clip.fps}; it must be a positive number of frames per second")
+    if clip.act.size and (clip.act.shape != (len(clip.qpos), len(clip.muscle_names)) or not np.isfinite(clip.act).all()):
+        raise MotionError(f"{path}: act has shape {clip.act.shape} or is not finite; make the clip again")
+
+
+def bind_to_body(clip: Clip, body: Embodiment) -> np.ndarray:
+    """Positions of a clip in the joint order of a body.
+
+    Joints are matched by name. Finger joints may be missing (held at neutral) or superfluous (dropped), because
+    published motions carry none; any other difference is an error.
+
+    Args:
+        clip: motion.
+        body: embodiment.
+
+    Returns:
+        (F, Q) positions with exact couplings and unit root quaternions.
+
+    Raises:
+        MotionError: the clip belongs to another body.
+    """
+    ours, theirs = set(body.joint_names), set(clip.joint_names)
+    missing = [j for j in body.joint_names if j not in theirs and not FINGER_JOINT.match(j)]
+    extra = [j for j in clip.joint_names if j not in ours and not FINGER_JOINT.match(j)]
+    if missing or extra or (clip.body and clip.body != body.name):
+        difference = f"missing joint {missing[0]}" if missing else f"unknown joint {extra[0]}" if extra else "same joints"
+        raise MotionError(
+            f"{clip.name or 'clip'}: made for body {clip.body or '(unnamed)'}, not {body.name} ({difference}); "
+            f"retarget it with body={body.name}"
+        )
+    widths = {name: _WIDTH.get(int(body.model.jnt_type[j]), 1) for j, name in enumerate(body.joint_names)}
+    if clip.qpos.shape[1] != sum(widths.get(name, 1) for name in clip.joint_names):
+        raise MotionError(f"{clip.name}: qpos has {clip.qpos.shape[1]} columns, its joint names ask for another number")
+    qpos = np.repeat(body.neutral_qpos[None], len(clip.qpos), axis=0)
+    column = 0
+    for name in clip.joint_names:
+        width = widths.get(name, 1)
+        if name in ours:
+            adr = body.model.joint(name).qposadr[0]
+            qpos[:, adr : adr + width] = clip.qpos[:, column : column + width]
+        column += width
+    if body.free_root:
+        qpos[:, 3:7] /= np.linalg.norm(qpos[:, 3:7], axis=1, keepdims=True)
+    return body.couplings.enforce(qpos)
+
+
+def bind_activations(clip: Clip, body: Embodiment) -> np.ndarray | None:
+    """Activations (F, M) of a clip in the muscle order of a body (0 for muscles it lacks), or None where not solved."""
+    if not clip.act.size:
+        return None
+    act = np.zeros((len(clip.qpos), len(body.muscle_names)), dtype=np.float32)
+    column = {name: i for i, name in enumerate(clip.muscle_names)}
+    shared = [i for i, name in enumerate(body.muscle_names) if name in column]
+    act[:, shared] = clip.act[:, [column[body.muscle_names[i]] for i in shared]]
+    return act

@@ -1,0 +1,1 @@
+"""The model-based side: static optimisation of activations."""

@@ -1,0 +1,1 @@
+"""Networks: observation and reward normalisers, towers, soft mixture of experts, policy and value heads."""

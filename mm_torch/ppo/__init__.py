@@ -1,0 +1,1 @@
+"""Proximal policy optimisation: advantages, losses, optimisers, schedules and curricula."""

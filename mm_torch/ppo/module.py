@@ -1,0 +1,199 @@
+"""Proximal policy optimisation as a LightningModule with manual optimisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+from tensordict import TensorDict
+from torch import Tensor
+
+from mm_torch.config.schema import Recipe
+from mm_torch.nets.normaliser import RewardNormaliser
+from mm_torch.ppo.advantage import Advantage, generalised_advantage
+from mm_torch.ppo.curriculum import RewardCurriculum, TerminationCurriculum
+from mm_torch.ppo.loss import PpoLoss, explained_variance, normalise_advantage, ppo_loss
+from mm_torch.ppo.optim import ClipReport, build_optimiser, guarded_step, set_learning_rate, skipped_steps
+from mm_torch.ppo.policy import Agent, UpstreamAgent
+from mm_torch.ppo.schedule import learning_rate
+from mm_torch.task.env import MimicEnv
+
+
+class PpoModule(lightning.LightningModule):
+    """The learner: one rollout in, one update out; ``training_step`` reads top to bottom.
+
+    Observation statistics stay frozen from the rollout to the end of its update and take in the rollout afterwards.
+
+    ============= ==========================================================
+    agent         normaliser, actor, critic
+    iteration     updates made so far, over all resumptions
+    metrics       figures of the last iteration by name, see docs/metrics.md
+    ============= ==========================================================
+
+    Args:
+        recipe: resolved recipe.
+        env: the training environment; sampler and curricula act on it.
+    """
+
+    def __init__(self, recipe: Recipe, env: MimicEnv) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.recipe, self.config = recipe, recipe.ppo
+        self.env = env
+        kind = UpstreamAgent if self.config.upstream else Agent
+        self.agent = kind(env.layout[-1].end, env.physics.body.model.nu, recipe.net)
+        self.reward_normaliser = RewardNormaliser(
+            recipe.num_envs, self.config.gamma, upstream=self.config.upstream
+        )
+        self.iteration = 0
+        self.metrics: dict[str, float] = {}
+        self.batch_size = recipe.num_envs * self.config.rollout_steps
+        self.total_iterations = max(1, -(-recipe.total_steps // self.batch_size))
+        curriculum = recipe.curriculum
+        self.termination_curriculum = (
+            TerminationCurriculum(initial=1.0, minimum=curriculum.termination_min) if curriculum.termination else None
+        )
+        weights = {name: recipe.task.reward[name].weight for name in curriculum.reward_terms}  # type: ignore[union-attr]
+        self.reward_curriculum = (
+            RewardCurriculum(weights, {n: w * curriculum.reward_max for n, w in weights.items()})
+            if curriculum.reward
+            else None
+        )
+
+    @property
+    def control_steps(self) -> int:
+        """Control steps that the updates so far were made from."""
+        return self.iteration * self.batch_size
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """See Lightning."""
+        optimiser = self.config.optimiser
+        return build_optimiser(
+            self.agent, kind=optimiser.kind, lr=optimiser.lr, weight_decay=optimiser.weight_decay  # type: ignore[arg-type]
+        )
+
+    # -- one iteration ------------------------------------------------------------------------------------------------
+    def training_step(self, rollout: TensorDict, batch_idx: int) -> None:
+        """Learn from one rollout.
+
+        Args:
+            rollout: (N, T) with observation, action, log_prob and next (observation, reward, done, terminated).
+            batch_idx: unused.
+        """
+        observation, action = rollout["observation"], rollout["action"]
+        value, advantage = self._advantages(rollout)
+        samples = {
+            "observation": observation.flatten(0, 1),
+            "action": action.flatten(0, 1),
+            "log_prob": rollout["log_prob"].flatten(),
+            "value": value.flatten(),
+            "advantage": advantage.advantage.flatten(),
+            "target": advantage.target.flatten(),
+        }
+        optimiser = self.optimizers()
+        rate = self._learning_rate()
+        set_learning_rate(optimiser, rate)  # type: ignore[arg-type]
+        losses, clips = [], []
+        for _ in range(self.config.epochs):
+            order = torch.randperm(self.batch_size, device=observation.device)
+            for rows in order.view(self.config.minibatches, -1):
+                loss = self._loss({name: x[rows] for name, x in samples.items()})
+                optimiser.zero_grad(set_to_none=True)
+                self.manual_backward(loss.total)
+                clips.append(guarded_step(optimiser, self.config.max_grad_norm))  # type: ignore[arg-type]
+                losses.append(loss)
+        if not self.config.upstream:
+            self.agent.normaliser.update(observation)
+        self._adapt()
+        self.iteration += 1
+        self.metrics = self._figures(losses, clips, samples, rate)
+        self.env.statistics.clear()
+        self.env.physics.check()
+        self.env.dump_failures()
+
+    @torch.no_grad()
+    def _advantages(self, rollout: TensorDict) -> tuple[Tensor, Advantage]:
+        """Values (N, T) and advantages (N, T); truncations bootstrap from the true last observation."""
+        following = rollout["next"]
+        reward = following["reward"].squeeze(-1).T
+        done, terminated = following["done"].squeeze(-1).T, following["terminated"].squeeze(-1).T
+        if self.config.normalise_reward:
+            for reward_t, done_t in zip(reward, done, strict=True):
+                self.reward_normaliser.update(reward_t, done_t)
+            reward = self.reward_normaliser(reward)
+        value = self.agent.value(rollout["observation"].flatten(0, 1)).view(rollout.shape).T
+        if self.config.upstream:  # the next row's value, which after a truncation is that of the reset state
+            last = self.agent.value(self.env.current_observation)
+            next_value = torch.cat([value[1:], last[None]])
+        else:
+            next_value = self.agent.value(following["observation"].flatten(0, 1)).view(rollout.shape).T
+        result = generalised_advantage(reward, value, next_value, terminated, done, self.config.gamma, self.config.lam)
+        return value.T, Advantage(*(x.T for x in result))
+
+    def _loss(self, batch: dict[str, Tensor]) -> PpoLoss:
+        nets, config = self.agent.nets, self.config
+        out = self.agent.evaluate(batch["observation"])
+        return ppo_loss(
+            log_prob=nets.log_prob(out.mean, out.log_std, batch["action"]), old_log_prob=batch["log_prob"],
+            advantage=normalise_advantage(batch["advantage"]), value=out.value, old_value=batch["value"],
+            target=batch["target"], entropy=nets.entropy(out.log_std), auxiliary=out.auxiliary_loss,
+            clip=config.clip, value_clip=config.value_clip, value_weight=config.value_weight,
+            entropy_weight=config.entropy_weight,
+        )
+
+    def _learning_rate(self) -> float:
+        optimiser = self.config.optimiser
+        return learning_rate(
+            optimiser.schedule, optimiser.lr, self.iteration, self.total_iterations,  # type: ignore[arg-type]
+            warmup_updates=int(self.total_iterations * optimiser.warmup), min_ratio=optimiser.min_ratio,
+        )
+
+    def _adapt(self) -> None:
+        """Let sampler and curricula see the episodes of this iteration."""
+        statistics = self.env.statistics
+        if self.recipe.sampling.adaptive:
+            self.env.sampler.update(statistics.clip_done, statistics.clip_early)
+        early, done = statistics.clip_early.sum(), statistics.clip_done.sum()
+        if self.termination_curriculum is not None:
+            self.termination_curriculum.update(early, done)
+            self.env.threshold_scale.copy_(self.termination_curriculum.threshold)
+        if self.reward_curriculum is not None:
+            self.reward_curriculum.update(early, done)
+            for name in self.reward_curriculum.names:
+                self.env.reward_weights[name].copy_(self.reward_curriculum.weight(name))
+
+    def _figures(
+        self, losses: list[PpoLoss], clips: list[ClipReport], samples: dict[str, Tensor], rate: float
+    ) -> dict[str, float]:
+        means = {name: torch.stack([getattr(loss, name) for loss in losses]).mean() for name in PpoLoss._fields}
+        tensors = {
+            "kl": means["kl"],
+            "policy_std": self.agent.nets.log_std.exp().mean(),
+            "policy_loss": means["policy"],
+            "value_loss": means["value"],
+            "entropy": means["entropy"],
+            "clip_fraction": means["clip_fraction"],
+            "ratio_max": torch.stack([loss.ratio_max for loss in losses]).max(),
+            "explained_variance": explained_variance(samples["value"], samples["target"]),
+            "gradient_norm": torch.stack([clip.norm for clip in clips]).mean(),
+            "skipped_steps": skipped_steps(self.optimizers()),  # type: ignore[arg-type]
+            "reward_scale": self.reward_normaliser.var.sqrt().squeeze(),
+            "rejected_observations": self.agent.normaliser.rejected,
+            "action_saturation": (samples["action"].abs() > 1.0).float().mean(),
+            "threshold_scale": self.env.threshold_scale,
+        }
+        names, values = list(tensors), torch.stack([t.detach().double() for t in tensors.values()]).tolist()
+        return self.env.statistics.read() | dict(zip(names, values, strict=True)) | {"learning_rate": rate}
+
+    # -- checkpoint ---------------------------------------------------------------------------------------------------
+    def curriculum_state(self) -> dict[str, dict[str, Tensor]]:
+        """State of the curricula that are on."""
+        both = {"termination": self.termination_curriculum, "reward": self.reward_curriculum}
+        return {name: curriculum.state_dict() for name, curriculum in both.items() if curriculum is not None}
+
+    def load_curriculum_state(self, state: dict[str, Any]) -> None:
+        """Restore ``curriculum_state``."""
+        for name, curriculum in (("termination", self.termination_curriculum), ("reward", self.reward_curriculum)):
+            if curriculum is not None and name in state:
+                curriculum.load_state_dict(state[name])

@@ -1,0 +1,1 @@
+"""The imitation task: context, term kernels and the TorchRL environment."""

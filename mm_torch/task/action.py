@@ -1,0 +1,22 @@
+"""Action map: unbounded policy outputs to muscle excitations."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from mm_torch.config.schema import ActionConfig
+
+
+def excite(action: Tensor, base: Tensor | float, config: ActionConfig) -> Tensor:
+    """``excitation = clip(base + scale * action, low, 1)``.
+
+    Args:
+        action: (N, M), unbounded.
+        base: excitation of a zero action: the configured offset, or the reference's activations (N, M).
+        config: scale and lower bound.
+
+    Returns:
+        (N, M). With offset and scale 0.5 actions in [-1, 1] cover excitations in [0, 1]; upstream maps them one to one,
+        so that its negative half does nothing.
+    """
+    return (base + config.scale * action).clamp(config.low, 1.0)

@@ -1,0 +1,173 @@
+"""Everything the term kernels may look at in one control step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mm_torch.maths import quaternion
+from mm_torch.motion.bank import Reference, ReferenceBank
+from mm_torch.sim.physics import PhysicsState
+from sim_models.embodiment import Embodiment
+
+
+class BodyTensors:
+    """Index tensors and muscle constants of an embodiment on a device.
+
+    ================ ====================================================================== =======
+    hinge_qpos/dof   addresses of all scalar joints                                         (J,)
+    free_qpos/dof    addresses of the scalar joints that no coupling determines             (D,)
+    peak_force       maximum isometric force of each muscle in N                            (M,)
+    optimal_length   optimal fibre length L0 in m                                           (M,)
+    length_offset    actuator length at normalised fibre length 0 in m                      (M,)
+    max_velocity     maximum shortening velocity in L0/s                                    (M,)
+    ================ ====================================================================== =======
+
+    Source: MuJoCo muscle model; where the compiled force is negative the peak force is ``scale / acc0``.
+    """
+
+    def __init__(self, body: Embodiment, device: torch.device) -> None:
+        model = body.model
+
+        def index(ids: np.ndarray) -> Tensor:
+            return torch.as_tensor(np.asarray(ids), dtype=torch.long, device=device)
+
+        def number(values: np.ndarray) -> Tensor:
+            return torch.as_tensor(values, dtype=torch.float32, device=device)
+
+        self.free_root = body.free_root
+        self.hinge_qpos, self.hinge_dof = index(body.hinge_qpos), index(body.hinge_dof)
+        self.free_qpos = index(model.jnt_qposadr[body.independent_hinges])
+        self.free_dof = index(model.jnt_dofadr[body.independent_hinges])
+        gain = model.actuator_gainprm
+        self.peak_force = number(np.where(gain[:, 2] >= 0, gain[:, 2], gain[:, 3] / model.actuator_acc0))
+        span = model.actuator_lengthrange
+        optimal = (span[:, 1] - span[:, 0]) / (gain[:, 1] - gain[:, 0])
+        self.optimal_length = number(optimal)
+        self.length_offset = number(span[:, 0] - gain[:, 0] * optimal)
+        self.max_velocity = number(gain[:, 6])
+
+
+@dataclass(eq=False)
+class StepContext:
+    """One control step of N worlds: simulated state, reference and actions; derived quantities are computed once.
+
+    =============== ============================================================================== ===========
+    body            constants of the embodiment                                                    BodyTensors
+    state           simulated state, see ``PhysicsState``                                          (N, ...)
+    bank            reference motions                                                              bank
+    clip, frame     clip of each world and the reference frame that is due now                     (N,)
+    origin          world position (z = 0) of the episode's reference origin; the reference is     (N, 3) m
+                    shifted by ``-origin`` so that each episode starts at x = y = 0
+    action          the policy's last action, unbounded                                            (N, M)
+    excitation      the excitation made of it                                                      (N, M)
+    lookahead       frames ahead of ``frame`` that the policy sees                                 (K,)
+    =============== ============================================================================== ===========
+
+    Frames: ``_w`` world, ``_h`` heading of the simulated root (z up), ``_b`` root body.
+    """
+
+    body: BodyTensors
+    state: PhysicsState
+    bank: ReferenceBank
+    clip: Tensor
+    frame: Tensor
+    origin: Tensor
+    action: Tensor
+    excitation: Tensor
+    lookahead: Tensor
+
+    # -- reference ----------------------------------------------------------------------------------------------------
+    @cached_property
+    def _row(self) -> Tensor:
+        return self.bank.row(self.clip, self.frame)
+
+    @cached_property
+    def _ahead_rows(self) -> Tensor:
+        return self.bank.row(self.clip[:, None], self.frame[:, None] + self.lookahead)
+
+    @cached_property
+    def ref_qpos(self) -> Tensor:
+        """(N, Q) reference positions due now, root shifted to the episode's origin."""
+        return self._shift_root(self.bank.frames.qpos[self._row])
+
+    @cached_property
+    def ref_qvel(self) -> Tensor:
+        """(N, V) reference velocities due now."""
+        return self.bank.frames.qvel[self._row]
+
+    @cached_property
+    def ref_site_xpos(self) -> Tensor:
+        """(N, S, 3) m reference site positions due now, world."""
+        return self.bank.frames.site_xpos[self._row] - self.origin[:, None]
+
+    @cached_property
+    def ref_site_xquat(self) -> Tensor:
+        """(N, S, 4) reference site orientations due now, world."""
+        return self.bank.frames.site_xquat[self._row]
+
+    @cached_property
+    def ref_site_xvel(self) -> Tensor:
+        """(N, S, 6) reference site velocities due now, world: angular, linear."""
+        return self.bank.frames.site_xvel[self._row]
+
+    @cached_property
+    def ahead(self) -> Reference:
+        """Reference rows (N, K, ...) of the look-ahead frames, unshifted."""
+        return Reference(*(value[self._ahead_rows] for value in vars(self.bank.frames).values()))
+
+    def ahead_of(self, name: str) -> Tensor:
+        """One field (N, K, ...) of the look-ahead frames, unshifted."""
+        return getattr(self.bank.frames, name)[self._ahead_rows]
+
+    @cached_property
+    def ahead_qpos(self) -> Tensor:
+        """(N, K, Q) look-ahead positions, root shifted to the episode's origin."""
+        return self._shift_root(self.ahead_of("qpos"))
+
+    def _shift_root(self, qpos: Tensor) -> Tensor:
+        if not self.body.free_root:
+            return qpos
+        shift = self.origin if qpos.ndim == 2 else self.origin[:, None]
+        return torch.cat([qpos[..., :3] - shift, qpos[..., 3:]], dim=-1)
+
+    # -- frames -------------------------------------------------------------------------------------------------------
+    @cached_property
+    def root_quat(self) -> Tensor:
+        """(N, 4) orientation of the root body; identity for a fixed root."""
+        if self.body.free_root:
+            return self.state.qpos[:, 3:7]
+        return torch.tensor([1.0, 0.0, 0.0, 0.0], device=self.frame.device).expand(len(self.frame), 4)
+
+    @cached_property
+    def heading(self) -> Tensor:
+        """(N, 4) heading of the simulated root: world coordinates become ``_h`` by its inverse."""
+        return quaternion.heading(self.root_quat)
+
+    @cached_property
+    def root_position(self) -> Tensor:
+        """(N, 3) m world position of the main mimic site (the origin of the root frame)."""
+        return self.state.site_xpos[:, 0]
+
+    # -- deviations, used by reward, termination and metrics ----------------------------------------------------------
+    @cached_property
+    def site_offset_error(self) -> Tensor:
+        """(N, S-1, 3) m: position relative to the main site, simulated minus reference, world axes."""
+        simulated = self.state.site_xpos[:, 1:] - self.state.site_xpos[:, :1]
+        return simulated - (self.ref_site_xpos[:, 1:] - self.ref_site_xpos[:, :1])
+
+    @cached_property
+    def site_error(self) -> Tensor:
+        """(N, S, 3) m: world site position, simulated minus reference."""
+        return self.state.site_xpos - self.ref_site_xpos
+
+    @cached_property
+    def root_angle(self) -> Tensor:
+        """(N,) rad between simulated and reference root orientation; 0 for a fixed root."""
+        if not self.body.free_root:
+            return torch.zeros(len(self.frame), device=self.frame.device)
+        return quaternion.angle_between(self.state.qpos[:, 3:7], self.ref_qpos[:, 3:7])

@@ -1,0 +1,248 @@
+"""The imitation environment: N worlds of one embodiment behind ``torchrl.envs.EnvBase``."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import torch
+from tensordict import TensorDict, TensorDictBase
+from torch import Tensor
+from torchrl.data import Binary, Composite, Unbounded
+from torchrl.envs import EnvBase
+
+from mm_torch.config.schema import TaskConfig
+from mm_torch.motion.bank import ReferenceBank
+from mm_torch.motion.sampling import ClipSampler, draw_frames
+from mm_torch.sim.physics import Physics
+from mm_torch.task import observation, termination
+from mm_torch.task.action import excite
+from mm_torch.task.context import BodyTensors, StepContext
+from mm_torch.task.metrics import tracking_errors
+from mm_torch.task.reward import reward
+from mm_torch.task.statistics import EpisodeStatistics
+
+if TYPE_CHECKING:
+    from mm_torch.sim.guard import FlightRecorder
+
+log = logging.getLogger(__name__)
+
+
+class MimicEnv(EnvBase):
+    """Imitate reference motions with muscles.
+
+    One control step: action to excitation, ``body.substeps`` of physics, the reference advances by one frame, the context
+    is filled once, and the term tables give reward, termination and observation. The end of a clip and the horizon are
+    truncations. ``("next", "observation")`` keeps the true last observation of an episode.
+
+    A world whose simulation failed (error or non-finite state) terminates: its reward is 0, its last observation is that of
+    the step before, and it is counted, recorded and reset. Its state is never repaired.
+
+    ============== ============ ==========================================
+    observation    (N, O)       terms of ``task.observation``
+    action         (N, M)       unbounded; see ``task.action``
+    reward         (N, 1)
+    terminated     (N, 1) bool  the imitation failed
+    truncated      (N, 1) bool  clip or horizon ended
+    ============== ============ ==========================================
+
+    Args:
+        physics: simulator.
+        bank: reference motions on the physics' device.
+        task: term tables and episode rules.
+        sampler: which clips episodes start from.
+        seed: of clip and frame draws.
+        recorder: flight recorder for failed worlds.
+    """
+
+    def __init__(
+        self,
+        physics: Physics,
+        bank: ReferenceBank,
+        task: TaskConfig,
+        sampler: ClipSampler | None = None,
+        seed: int = 0,
+        recorder: FlightRecorder | None = None,
+    ) -> None:
+        n, device = physics.num_envs, physics.device
+        super().__init__(device=device, batch_size=torch.Size([n]))
+        self.physics, self.bank, self.task, self.recorder = physics, bank, task, recorder
+        self.sampler = sampler or ClipSampler(bank.num_clips, device=device)
+        self.body_tensors = BodyTensors(physics.body, device)
+        self.statistics = EpisodeStatistics(n, bank.num_clips, device)
+        self.threshold_scale = torch.ones((), device=device)
+        self.reward_weights = {name: torch.tensor(t.weight, device=device) for name, t in task.reward.items()}
+        self._generator = torch.Generator(device=device)
+        self._generator.manual_seed(seed)
+        self._assigned: tuple[Tensor, Tensor] | None = None
+        self._restored = False
+
+        muscles = physics.body.model.nu
+        self.clip, self.frame, self.steps = (torch.zeros(n, dtype=torch.long, device=device) for _ in range(3))
+        self.origin = torch.zeros(n, 3, device=device)
+        self._action = torch.zeros(n, muscles, device=device)
+        self._excitation = torch.zeros(n, muscles, device=device)
+        self._lookahead = torch.tensor(task.lookahead_steps, dtype=torch.long, device=device)
+        self.layout = observation.layout(self.context(), task.observation)
+        self._observation = torch.zeros(n, self.layout[-1].end, device=device)
+        self._make_specs()
+
+    def _make_specs(self) -> None:
+        n, device = self.batch_size[0], self.device
+
+        def flag() -> Binary:
+            return Binary(1, shape=(n, 1), dtype=torch.bool, device=device)
+
+        self.observation_spec = Composite(observation=Unbounded(self._observation.shape, device=device), shape=(n,))
+        self.action_spec = Unbounded(self._action.shape, device=device)
+        self.reward_spec = Unbounded((n, 1), device=device)
+        self.full_done_spec = Composite(done=flag(), terminated=flag(), truncated=flag(), shape=(n,))
+
+    @property
+    def current_observation(self) -> Tensor:
+        """(N, O) observation that the next action is chosen from, resets included."""
+        return self._observation
+
+    # -- the control step ---------------------------------------------------------------------------------------------
+    def context(self) -> StepContext:
+        """The present control step, for the term kernels."""
+        return StepContext(
+            body=self.body_tensors, state=self.physics.state, bank=self.bank, clip=self.clip, frame=self.frame,
+            origin=self.origin, action=self._action, excitation=self._excitation, lookahead=self._lookahead,
+        )
+
+    def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
+        self._action.copy_(tensordict["action"])
+        self._excitation.copy_(excite(self._action, self._action_base(), self.task.action))
+        excitation = self._excitation.clamp_min(0.0)
+        if self.recorder is not None:
+            self.recorder.record(self.physics.state, excitation, self.steps == 0)
+        self.physics.step(excitation)
+        if self.recorder is not None:
+            self.recorder.freeze(self.physics.state.failed)
+        last = self.bank.lengths[self.clip] - 1
+        self.frame.copy_(torch.minimum(self.frame + 1, last))
+        self.steps += 1
+
+        context, failed = self.context(), self.physics.state.failed
+        terminated = termination.terminated(context, self.task.termination, self.threshold_scale) | failed
+        truncated = ((self.frame >= last) | (self.steps >= self.task.horizon_steps)) & ~terminated
+        value, parts = reward(context, self.task.reward, self.reward_weights, self.task.penalty)
+        value = torch.where(failed, 0.0, value)
+        self._observe(context, ~failed)
+        done = terminated | truncated
+        self._count(context, value, parts, done, terminated)
+        return TensorDict(
+            {
+                "observation": self._observation.clone(),
+                "reward": value[:, None],
+                "done": done[:, None],
+                "terminated": terminated[:, None],
+                "truncated": truncated[:, None],
+            },
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+    def _action_base(self) -> Tensor | float:
+        if self.task.action.base == "reference":
+            act = self.bank.activations(self.clip, self.frame + 1)
+            if act is not None:
+                return act
+        return self.task.action.offset
+
+    def _observe(self, context: StepContext, rows: Tensor) -> None:
+        fresh = observation.observe(context, self.task.observation)
+        self._observation.copy_(torch.where(rows[:, None], fresh, self._observation))
+
+    def _count(
+        self, context: StepContext, value: Tensor, parts: dict[str, Tensor], done: Tensor, terminated: Tensor
+    ) -> None:
+        valid = ~self.physics.state.failed
+        per_step = {f"reward_{name}": part for name, part in parts.items()} | tracking_errors(context)
+        per_step = {name: torch.where(valid, quantity, 0.0) for name, quantity in per_step.items()}
+        per_step |= {"reward": value, "failed_worlds": (~valid).float()}
+        self.statistics.add(value, per_step, done, terminated, self.steps, self.clip)
+
+    # -- resets -------------------------------------------------------------------------------------------------------
+    def assign(self, clip: Tensor, frame: Tensor) -> None:
+        """Let the next full reset start every world at a given clip and frame, (N,) each, instead of drawing them."""
+        self._assigned = (clip.to(self.device), frame.to(self.device))
+
+    def _reset(self, tensordict: TensorDictBase | None = None, **_: object) -> TensorDictBase:
+        mask = tensordict.get("_reset", None) if tensordict is not None else None
+        if mask is None and self._restored:
+            self._restored = False
+        else:
+            rows = torch.ones(self.batch_size, dtype=torch.bool, device=self.device) if mask is None else mask.view(-1)
+            self._begin_episodes(rows)
+        off = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)
+        return TensorDict(
+            {"observation": self._observation.clone(), "done": off, "terminated": off.clone(), "truncated": off.clone()},
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+    def _begin_episodes(self, rows: Tensor) -> None:
+        clip, frame = self._draw()
+        self.clip.copy_(torch.where(rows, clip, self.clip))
+        self.frame.copy_(torch.where(rows, frame, self.frame))
+        self.steps.masked_fill_(rows, 0)
+        index = self.bank.row(self.clip, self.frame)
+        qpos, qvel = self.bank.frames.qpos[index].clone(), self.bank.frames.qvel[index]
+        if self.body_tensors.free_root:
+            start = torch.cat([qpos[:, :2], torch.zeros_like(qpos[:, :1])], dim=1)
+            self.origin.copy_(torch.where(rows[:, None], start, self.origin))
+            qpos[:, :2] = 0.0
+        act = self.bank.activations(self.clip, self.frame) if self.task.reset_activations == "reference" else None
+        act = torch.zeros_like(self._excitation) if act is None else act
+        self.physics.reset(rows, qpos, qvel, act)
+        self._action.masked_fill_(rows[:, None], 0.0)
+        self._excitation.copy_(torch.where(rows[:, None], act, self._excitation))
+        self._observe(self.context(), rows)
+
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        if self._assigned is not None:
+            assigned, self._assigned = self._assigned, None
+            return assigned
+        clip = self.sampler.draw(self.batch_size[0], self._generator)
+        frame = draw_frames(clip, self.bank.lengths, self.task.min_episode_steps + 1, self._generator)
+        return clip, frame
+
+    def _set_seed(self, seed: int | None) -> None:
+        self._generator.manual_seed(0 if seed is None else seed)
+
+    def dump_failures(self) -> None:
+        """Write what the flight recorder holds of worlds that failed; call once an iteration."""
+        path = None if self.recorder is None else self.recorder.dump()
+        if path is not None:
+            log.warning("a simulation failed and its world was reset; the last steps are in %s", path)
+
+    # -- checkpoint ---------------------------------------------------------------------------------------------------
+    def _tensors(self) -> dict[str, Tensor]:
+        return {
+            "clip": self.clip, "frame": self.frame, "steps": self.steps, "origin": self.origin,
+            "action": self._action, "excitation": self._excitation, "observation": self._observation,
+            "returns": self.statistics.returns, "threshold_scale": self.threshold_scale,
+        }
+
+    def simulation_state(self) -> dict[str, dict[str, Tensor]]:
+        """Everything that continuing the running episodes needs: worlds, counters, generator, sampler, weights."""
+        return {
+            "physics": self.physics.state_dict(),
+            "episodes": {name: tensor.clone() for name, tensor in self._tensors().items()},
+            "sampler": self.sampler.state_dict(),
+            "reward_weights": {name: weight.clone() for name, weight in self.reward_weights.items()},
+            "generator": {"state": self._generator.get_state()},
+        }
+
+    def load_simulation_state(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Continue from ``simulation_state``: the next full reset keeps the running episodes."""
+        self.physics.load_state_dict(state["physics"])
+        for name, tensor in self._tensors().items():
+            tensor.copy_(state["episodes"][name])
+        self.sampler.load_state_dict(state["sampler"])
+        for name, weight in self.reward_weights.items():
+            weight.copy_(state["reward_weights"][name])
+        self._generator.set_state(state["generator"]["state"])
+        self._restored = True

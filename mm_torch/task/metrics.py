@@ -1,0 +1,35 @@
+"""Tracking errors of a control step, by name; every one (N,). Definitions stand in docs/metrics.md."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mm_torch.maths import quaternion
+from mm_torch.task import termination
+from mm_torch.task.context import StepContext
+
+
+def tracking_errors(c: StepContext) -> dict[str, Tensor]:
+    """Deviation of the simulated body from the reference frame that is due.
+
+    Returns:
+        ``joint_position_error`` rad and ``joint_velocity_error`` rad/s: root mean square over the independent joints;
+        ``root_position_error`` m; ``root_yaw_error`` rad; ``relative_site_error`` and ``absolute_site_error`` m.
+    """
+    free_qpos, free_dof = c.body.free_qpos, c.body.free_dof
+    return {
+        "joint_position_error": (c.state.qpos - c.ref_qpos)[:, free_qpos].square().mean(-1).sqrt(),
+        "joint_velocity_error": (c.state.qvel - c.ref_qvel)[:, free_dof].square().mean(-1).sqrt(),
+        "root_position_error": termination.root_position(c),
+        "root_yaw_error": _yaw_error(c),
+        "relative_site_error": termination.relative_site_deviation(c),
+        "absolute_site_error": termination.absolute_site_deviation(c),
+    }
+
+
+def _yaw_error(c: StepContext) -> Tensor:
+    if not c.body.free_root:
+        return torch.zeros_like(c.root_angle)
+    simulated, ref = c.state.qpos[:, 3:7], c.ref_qpos[:, 3:7]
+    return quaternion.yaw(quaternion.multiply(ref, quaternion.conjugate(simulated))).abs()

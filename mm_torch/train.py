@@ -1,0 +1,39 @@
+"""``python -m mm_torch.train recipe=NAME [key.sub=value ...]``: train a policy. See README.md."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from omegaconf import OmegaConf
+
+from mm_torch.callbacks.checkpoint import KEY, read_checkpoint
+from mm_torch.command import run_command
+from mm_torch.config.load import load_recipe, parse_overrides, to_recipe
+from mm_torch.config.schema import Recipe
+from mm_torch.training import train
+
+LEARNED = ("body", "net", "task")  # sections that weights depend on
+
+
+def recipe_from(arguments: list[str]) -> Recipe:
+    """Resolve the command line; a resumed run starts from its stored recipe, a fine-tune keeps the network and task."""
+    overrides = parse_overrides(arguments)
+    if overrides.get("resume"):
+        stored = read_checkpoint(str(overrides.resume))[KEY]["recipe"]
+        keep = OmegaConf.create(stored | {"resume": None, "init_from": None, "run_dir": None, "max_minutes": None})
+        return to_recipe(OmegaConf.merge(OmegaConf.structured(Recipe), keep, overrides))
+    learned = None
+    if overrides.get("init_from"):
+        stored = read_checkpoint(str(overrides.init_from))[KEY]["recipe"]
+        learned = OmegaConf.create({name: stored[name] for name in LEARNED})
+    return load_recipe(arguments, cuda_available=torch.cuda.is_available(), learned=learned)
+
+
+def main(arguments: list[str]) -> None:
+    """Entry point."""
+    train(recipe_from(arguments))
+
+
+if __name__ == "__main__":
+    run_command(main, sys.argv[1:], __doc__)

@@ -1,0 +1,121 @@
+"""A training run from its resolved recipe: one run directory, resumable at any iteration."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from mm_torch import build
+from mm_torch.callbacks import checkpoint as ckpt
+from mm_torch.callbacks.records import Records
+from mm_torch.callbacks.stopping import Stopping
+from mm_torch.config.load import RecipeError, to_yaml
+from mm_torch.config.schema import Recipe
+from mm_torch.ppo.module import PpoModule
+from mm_torch.ppo.policy import RolloutPolicy
+from mm_torch.ppo.rollout import RolloutLoader
+from mm_torch.report import print_run
+from mm_torch.sim.threads import budget_threads
+
+log = logging.getLogger(__name__)
+
+
+def train(recipe: Recipe) -> Path:
+    """Train until the budget of steps or minutes is used up, or until interrupted.
+
+    Args:
+        recipe: resolved recipe; ``resume`` continues that run bit for bit (on the CPU), ``init_from`` starts from the
+            weights and observation statistics of a checkpoint.
+
+    Returns:
+        The run directory: recipe.yaml, metrics.csv, TensorBoard events, checkpoints/{last,best}.ckpt.
+
+    Raises:
+        RecipeError: the run directory is taken, or a term is unknown.
+        CheckpointError, MotionError: a file cannot be used.
+    """
+    resumed = ckpt.read_checkpoint(recipe.resume) if recipe.resume else None
+    run_dir = _run_dir(recipe)
+    threads = budget_threads(recipe.threads or None)
+    torch.manual_seed(recipe.seed)
+
+    body = build.build_body(recipe)
+    build.check_terms(recipe)
+    physics = build.build_physics(recipe, body, recipe.num_envs, threads.physics)
+    bank = build.build_bank(recipe, body, physics.device)
+    env = build.build_env(recipe, physics, bank, run_dir / "failed_worlds")
+    module = PpoModule(recipe, env)
+    _start_weights(recipe, module, resumed)
+    print_run(recipe, run_dir, env, module, build.backend(recipe))
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / "recipe.yaml").write_text(to_yaml(recipe))
+
+    seconds = 0.0 if resumed is None else resumed[ckpt.KEY]["seconds"]
+    records, stopping = Records(run_dir, seconds), Stopping(recipe.max_minutes)
+    checkpoints = ckpt.Checkpoints(run_dir, recipe.checkpoint_minutes, records)
+    callbacks = [records, stopping, checkpoints]
+    if resumed is not None:
+        checkpoints.best, checkpoints.score = resumed[ckpt.KEY]["best"], resumed[ckpt.KEY]["score"]
+        callbacks.append(ckpt.ResumeOptimiser(resumed))
+    loader = RolloutLoader(
+        env, RolloutPolicy(module.agent, recipe.ppo.upstream), recipe.ppo.rollout_steps,
+        module.total_iterations - module.iteration, threads.torch, threads.physics,
+    )
+    if not len(loader):
+        raise RecipeError(f"total_steps={recipe.total_steps} are done already; give more to go on")
+    _fit(module, loader, run_dir, callbacks)
+    print(f"\n{stopping.reason or 'budget of steps used up'}: {module.control_steps:,} control steps in "
+          f"{records.seconds / 60:.1f} min; run directory {run_dir}")
+    return run_dir
+
+
+def _fit(module: PpoModule, loader: RolloutLoader, run_dir: Path, callbacks: list[Any]) -> None:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    trainer = lightning.Trainer(
+        accelerator="gpu" if module.env.device.type == "cuda" else "cpu",
+        devices=1,
+        logger=TensorBoardLogger(run_dir, name="", version="tensorboard"),
+        callbacks=callbacks,
+        max_epochs=1,
+        min_epochs=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    trainer.fit(module, train_dataloaders=loader)
+
+
+def _start_weights(recipe: Recipe, module: PpoModule, resumed: dict[str, Any] | None) -> None:
+    layout = [[s.name, s.start, s.end] for s in module.env.layout]
+    body = module.env.physics.body
+    if resumed is not None:
+        ckpt.check_compatible(recipe.resume, resumed, body, layout)  # type: ignore[arg-type]
+        ckpt.restore_run(module, resumed)
+        return
+    if recipe.init_from is not None:
+        start = ckpt.read_checkpoint(recipe.init_from)
+        ckpt.check_compatible(recipe.init_from, start, body, layout)
+        ckpt.restore_learner(module, start)
+    if recipe.ppo.reset_std is not None:
+        with torch.no_grad():
+            module.agent.nets.log_std.fill_(math.log(recipe.ppo.reset_std))
+
+
+def _run_dir(recipe: Recipe) -> Path:
+    if recipe.resume is not None and recipe.run_dir is None:
+        path = Path(recipe.resume)
+        return path if path.is_dir() else path.parent.parent
+    run_dir = Path(recipe.run_dir or f"runs/{recipe.recipe}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if recipe.resume is None and (run_dir / "metrics.csv").exists():
+        raise RecipeError(f"run_dir={run_dir} holds a run already; continue it with resume={run_dir} or name another")
+    return run_dir

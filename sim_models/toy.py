@@ -1,0 +1,29 @@
+"""The toy arm: two joints, six muscles, for tests and a first training of minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import mujoco
+
+from sim_models import edits
+from sim_models.embodiment import Embodiment
+
+
+def toy_arm(fingers: bool = False) -> Embodiment:
+    """Compile the toy arm (it has no fingers, so ``fingers`` changes nothing)."""
+    spec = mujoco.MjSpec.from_file(str(Path(__file__).with_name("toy_arm.xml")))
+    sites = {"shoulder_mimic": "post", "elbow_mimic": "forearm", "hand_mimic": "hand"}
+    edits.add_mimic_sites(spec, sites)
+    edits.set_excitation_range(spec)
+    edits.set_options(spec)
+    return Embodiment(
+        name="toy_arm",
+        model=spec.compile(),
+        mimic_sites=sites,
+        feet={},
+        touch_sensors=(),
+        lateral_axis=1,
+        contact_budget=4,
+        constraint_budget=16,
+    )

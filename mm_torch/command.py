@@ -9,9 +9,11 @@ from collections.abc import Callable
 from mm_torch.callbacks.checkpoint import CheckpointError
 from mm_torch.config.load import RecipeError
 from mm_torch.motion.clip import MotionError
+from mm_torch.policy_file import PolicyFileError
 from mm_torch.sim.physics import PhysicsError
+from mm_torch.video import VideoError
 
-EXPECTED = (RecipeError, MotionError, CheckpointError, PhysicsError)
+EXPECTED = (RecipeError, MotionError, CheckpointError, PhysicsError, PolicyFileError, VideoError)
 
 
 def run_command(main: Callable[[list[str]], None], arguments: list[str], description: str | None) -> None:

@@ -23,7 +23,7 @@ from mm_torch.ppo.module import PpoModule
 from mm_torch.ppo.policy import RolloutPolicy
 from mm_torch.ppo.rollout import RolloutLoader
 from mm_torch.report import print_run
-from mm_torch.sim.threads import budget_threads
+from mm_torch.sim.threads import apply, budget_threads
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ def train(recipe: Recipe) -> Path:
     resumed = ckpt.read_checkpoint(recipe.resume) if recipe.resume else None
     run_dir = _run_dir(recipe)
     threads = budget_threads(recipe.threads or None)
+    apply(threads)
     torch.manual_seed(recipe.seed)
 
     body = build.build_body(recipe)
@@ -67,23 +68,30 @@ def train(recipe: Recipe) -> Path:
         callbacks.append(ckpt.ResumeOptimiser(resumed))
     loader = RolloutLoader(
         env, RolloutPolicy(module.agent, recipe.ppo.upstream), recipe.ppo.rollout_steps,
-        module.total_iterations - module.iteration, threads.torch, threads.physics,
+        module.total_iterations - module.iteration,
     )
     if not len(loader):
         raise RecipeError(f"total_steps={recipe.total_steps} are done already; give more to go on")
-    _fit(module, loader, run_dir, callbacks)
+    make_trainer(env.device, callbacks, run_dir).fit(module, train_dataloaders=loader)
     print(f"\n{stopping.reason or 'budget of steps used up'}: {module.control_steps:,} control steps in "
           f"{records.seconds / 60:.1f} min; run directory {run_dir}")
     return run_dir
 
 
-def _fit(module: PpoModule, loader: RolloutLoader, run_dir: Path, callbacks: list[Any]) -> None:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    trainer = lightning.Trainer(
-        accelerator="gpu" if module.env.device.type == "cuda" else "cpu",
+def make_trainer(device: torch.device, callbacks: list[Any], run_dir: Path | None) -> lightning.Trainer:
+    """Lightning trainer of one pass over a ``RolloutLoader``: no progress bar, no checkpoints of its own.
+
+    Args:
+        device: where the environment lives.
+        callbacks: ours.
+        run_dir: where TensorBoard events go; None for no logger.
+    """
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning.*")
+    return lightning.Trainer(
+        accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
-        logger=TensorBoardLogger(run_dir, name="", version="tensorboard"),
+        logger=TensorBoardLogger(run_dir, name="", version="tensorboard") if run_dir is not None else False,
         callbacks=callbacks,
         max_epochs=1,
         min_epochs=0,
@@ -92,7 +100,6 @@ def _fit(module: PpoModule, loader: RolloutLoader, run_dir: Path, callbacks: lis
         enable_model_summary=False,
         log_every_n_steps=1,
     )
-    trainer.fit(module, train_dataloaders=loader)
 
 
 def _start_weights(recipe: Recipe, module: PpoModule, resumed: dict[str, Any] | None) -> None:
@@ -105,7 +112,7 @@ def _start_weights(recipe: Recipe, module: PpoModule, resumed: dict[str, Any] | 
     if recipe.init_from is not None:
         start = ckpt.read_checkpoint(recipe.init_from)
         ckpt.check_compatible(recipe.init_from, start, body, layout)
-        ckpt.restore_learner(module, start)
+        ckpt.load_weights(module.agent, start)
     if recipe.ppo.reset_std is not None:
         with torch.no_grad():
             module.agent.nets.log_std.fill_(math.log(recipe.ppo.reset_std))

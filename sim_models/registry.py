@@ -18,9 +18,8 @@ BODIES: dict[str, Callable[..., Embodiment]] = {
 }
 
 
-@cache
 def load_body(name: str, fingers: bool = False) -> Embodiment:
-    """Compile a body.
+    """The body of that name, compiled once per process.
 
     Args:
         name: one of ``BODIES``.
@@ -33,4 +32,9 @@ def load_body(name: str, fingers: bool = False) -> Embodiment:
         near = get_close_matches(name, BODIES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(f"unknown body {name!r}: choose one of {', '.join(BODIES)}{hint}")
+    return _compile(name, fingers)
+
+
+@cache
+def _compile(name: str, fingers: bool) -> Embodiment:  # one call form, so that the cache knows each body once
     return BODIES[name](fingers=fingers)

@@ -18,6 +18,7 @@ from lightning.pytorch.callbacks import Callback
 from mm_torch.callbacks.records import Records
 from mm_torch.config.load import to_plain
 from mm_torch.ppo.module import PpoModule
+from mm_torch.ppo.policy import Agent
 from sim_models.embodiment import Embodiment
 
 FORMAT = 1
@@ -159,11 +160,10 @@ def check_compatible(path: Path | str, checkpoint: dict[str, Any], body: Embodim
         )
 
 
-def restore_learner(module: PpoModule, checkpoint: dict[str, Any]) -> None:
-    """Take over weights and normaliser statistics (fine-tuning)."""
+def load_weights(agent: Agent, checkpoint: dict[str, Any]) -> None:
+    """Take over weights and normaliser statistics."""
     prefix = "agent."
-    weights = {k[len(prefix):]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
-    module.agent.load_state_dict(weights)
+    agent.load_state_dict({k[len(prefix):]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)})
 
 
 def restore_run(module: PpoModule, checkpoint: dict[str, Any]) -> None:

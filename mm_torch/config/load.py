@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
@@ -101,7 +102,7 @@ def to_recipe(config: DictConfig | dict[str, Any]) -> Recipe:
     Raises:
         RecipeError: a mandatory value is missing, a choice is unknown or a number out of range.
     """
-    if not isinstance(config, DictConfig):
+    if not isinstance(config, DictConfig) or OmegaConf.get_type(config) is not Recipe:
         config = _merge([OmegaConf.structured(Recipe), OmegaConf.create(config)])
     try:
         recipe: Recipe = OmegaConf.to_object(config)  # type: ignore[assignment]
@@ -144,7 +145,10 @@ def _base_chain(name: str) -> list[DictConfig]:
         near = get_close_matches(name, recipe_names(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise RecipeError(f"unknown recipe {name!r}: choose one of {', '.join(recipe_names())}{hint}")
-    layer = OmegaConf.load(path)
+    try:
+        layer = OmegaConf.load(path)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path}: not readable as YAML ({' '.join(str(error).split())}); correct it there") from None
     if not isinstance(layer, DictConfig):
         raise RecipeError(f"{path}: a recipe is a YAML mapping; this is none")
     return [*(_base_chain(str(layer.base)) if "base" in layer else []), layer]
@@ -158,9 +162,11 @@ def _merge(layers: list[DictConfig]) -> DictConfig:
     try:
         return OmegaConf.merge(*layers)  # type: ignore[return-value]
     except ConfigKeyError as error:
-        raise RecipeError(f"unknown key {error.full_key}: {_first_line(error)}; see mm_torch/config/schema.py") from None
+        reason = _first_line(error)
+        raise RecipeError(f"unknown key {error.full_key}: {reason}; see mm_torch/config/schema.py") from None
     except OmegaConfBaseException as error:
-        raise RecipeError(f"{error.full_key}: {_first_line(error)}") from None
+        where = error.full_key or "a section takes key.sub=value, see mm_torch/config/schema.py"
+        raise RecipeError(f"{where}: {_first_line(error)}") from None
 
 
 def _first_line(error: Exception) -> str:
@@ -184,6 +190,13 @@ def _validate(config: DictConfig) -> None:
         raise RecipeError(
             f"num_envs={config.num_envs} times ppo.rollout_steps={config.ppo.rollout_steps} = {batch} samples do not "
             f"divide into ppo.minibatches={minibatches}; for example ppo.minibatches={fitting} does"
+        )
+    hidden, mixtures = config.net.hidden, config.net.moe.layers
+    if not hidden or min(hidden) < 1:
+        raise RecipeError(f"net.hidden={list(hidden)}: give at least one layer width, for example net.hidden=[256,256]")
+    if config.net.kind == "moe" and not all(0 <= layer < len(hidden) for layer in mixtures):
+        raise RecipeError(
+            f"net.moe.layers={list(mixtures)}: net.hidden has layers 0 to {len(hidden) - 1}; name some of them"
         )
     if config.resume is not None and config.init_from is not None:
         raise RecipeError("resume= continues a run, init_from= starts a new one from its weights: give one of them")

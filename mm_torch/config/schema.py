@@ -118,7 +118,7 @@ class PpoConfig:
     entropy_weight: float = 0.0
     max_grad_norm: float = 1.0
     normalise_reward: bool = True
-    upstream: bool = False  # as the original: statistics move inside each forward pass, truncations bootstrap from resets
+    upstream: bool = False  # as the original: statistics move in each forward pass, truncations bootstrap from resets
     reset_std: float | None = None  # set the policy's std to this at the start (fine-tuning)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 

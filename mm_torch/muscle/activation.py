@@ -30,7 +30,7 @@ class ActivationDynamics:
     substeps  substeps of a control step                            int
     ========= ===================================================== ======== ====
 
-    Source: MuJoCo ``mju_muscleDynamics`` with ``tausmooth`` 0, after Millard et al. (2013), J. Biomech. Eng. 135:021005.
+    Source: MuJoCo ``mju_muscleDynamics`` with ``tausmooth`` 0, after Millard et al. (2013), J. Biomech. Eng. 135(2).
     """
 
     tau_act: Tensor

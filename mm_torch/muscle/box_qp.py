@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -31,56 +33,80 @@ def solve_box_least_squares(
 
     Source: Nocedal & Wright (2006), Numerical Optimization, ch. 16.6; the normal equations as in their eq. 16.58.
     """
-    x = torch.full_like(ridge, 0.5)
-    gradient = _gradient(matrix, target, ridge, x)
-    offset = gradient.abs().amax(dim=1, keepdim=True).clamp_min(1e-6)
-    lower, upper = gradient.clamp_min(0.0) + offset, (-gradient).clamp_min(0.0) + offset
+    point, error = _start(matrix, target, ridge)  # error: A x - b, carried along without further products
     identity = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
+    scaled = torch.empty_like(matrix)  # reused: a fresh one each iteration costs more than the arithmetic
     for _ in range(max_iterations):
-        gap = _gap(x, lower, upper)
+        gap = point.gap()
         if bool((gap <= tolerance).all()):
-            return x
-        residual = lower - upper - _gradient(matrix, target, ridge, x)  # stays at rounding level
-        diagonal = ridge + lower / x + upper / (1.0 - x)
-        scaled = matrix / diagonal[:, None, :]
-        factor = torch.linalg.cholesky(torch.baddbmm(identity, scaled, matrix.mT))
-
-        def newton(
-            wanted_lower: Tensor, wanted_upper: Tensor, x: Tensor = x, lower: Tensor = lower, upper: Tensor = upper,
-            residual: Tensor = residual, diagonal: Tensor = diagonal, scaled: Tensor = scaled, factor: Tensor = factor,
-        ) -> tuple[Tensor, Tensor, Tensor]:
-            """Step towards ``x lower = wanted_lower`` and ``(1 - x) upper = wanted_upper``."""
-            rhs = residual + wanted_lower / x - lower - wanted_upper / (1.0 - x) + upper
-            inner = torch.cholesky_solve(torch.bmm(scaled, rhs[:, :, None]), factor)
-            dx = rhs / diagonal - torch.bmm(scaled.mT, inner)[:, :, 0]
-            return dx, (wanted_lower - lower * dx) / x - lower, (wanted_upper + upper * dx) / (1.0 - x) - upper
-
-        zero = torch.zeros_like(x)
-        dx, dl, du = newton(zero, zero)
-        length = _step_length(x, lower, upper, dx, dl, du)
-        after = _gap(x + length * dx, lower + length * dl, upper + length * du)
+            return point.x
+        inverse = (ridge + point.lower / point.x + point.upper / point.slack).reciprocal()
+        torch.mul(matrix, inverse[:, None, :], out=scaled)
+        system = _System(scaled, torch.linalg.cholesky(torch.baddbmm(identity, scaled, matrix.mT)), inverse, ridge)
+        predictor, _ = system.step(point, error, torch.zeros_like(gap), torch.zeros_like(gap))
+        after = point.moved(predictor, point.longest(predictor)).gap()
         centre = (after / gap).pow(3) * gap
-        dx, dl, du = newton(centre - dx * dl, centre + dx * du)
-        length = 0.995 * _step_length(x, lower, upper, dx, dl, du)
-        x, lower, upper = x + length * dx, lower + length * dl, upper + length * du
+        corrector, change = system.step(
+            point, error, centre - predictor.x * predictor.lower, centre - predictor.slack * predictor.upper
+        )
+        length = torch.where(gap <= tolerance, 0.0, 0.995 * point.longest(corrector))  # solved problems rest
+        point, error = point.moved(corrector, length), error + length * change
     raise ArithmeticError(
-        f"box least squares: mean complementarity {float(_gap(x, lower, upper).max()):.1e} after {max_iterations} "
-        f"iterations, wanted {tolerance:.1e}; scale the rows of the problem"
+        f"box least squares: mean complementarity {float(point.gap().max()):.1e} after {max_iterations} iterations, "
+        f"wanted {tolerance:.1e}; scale the rows of the problem"
     )
 
 
-def _gradient(matrix: Tensor, target: Tensor, ridge: Tensor, x: Tensor) -> Tensor:
-    """Gradient of the objective, (B, n)."""
-    error = torch.bmm(matrix, x[:, :, None]) - target[:, :, None]
-    return torch.bmm(matrix.mT, error)[:, :, 0] + ridge * x
+class _Point(NamedTuple):
+    """Unknowns x, slacks 1 - x (kept apart from their rounding) and multipliers of both bounds; or a step in them."""
+
+    x: Tensor
+    slack: Tensor
+    lower: Tensor
+    upper: Tensor
+
+    def gap(self) -> Tensor:
+        """Mean complementarity, (B, 1)."""
+        return (self.x * self.lower + self.slack * self.upper).mean(dim=1, keepdim=True) / 2.0
+
+    def moved(self, step: _Point, length: Tensor) -> _Point:
+        """The point after a step of the given length (B, 1)."""
+        return _Point(*(value + length * change for value, change in zip(self, step, strict=True)))
+
+    def longest(self, step: _Point) -> Tensor:
+        """Length (B, 1) in (0, 1] up to which everything stays positive."""
+        ratio = torch.stack([-change / value for value, change in zip(self, step, strict=True)]).amax(dim=(0, 2))
+        return 1.0 / ratio.clamp_min(1.0)[:, None]
 
 
-def _gap(x: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Mean complementarity, (B, 1)."""
-    return (x * lower + (1.0 - x) * upper).mean(dim=1, keepdim=True) / 2.0
+class _System(NamedTuple):
+    """Newton system at a point: S = A diag^-1, the factor of G = I + S A', diag^-1 and the ridge."""
+
+    scaled: Tensor
+    factor: Tensor
+    inverse: Tensor
+    ridge: Tensor
+
+    def step(self, point: _Point, error: Tensor, want_lower: Tensor, want_upper: Tensor) -> tuple[_Point, Tensor]:
+        """Step towards ``x lower = want_lower`` and ``slack upper = want_upper``, and its change of ``A x - b``.
+
+        With the error e and ``h = want_lower / x - want_upper / slack - ridge x`` the Newton equation reads ``diag dx +
+        A' (e + A dx) = h``. The error after a full step is ``w = G^-1 (S h + e)``, and ``dx = diag^-1 h - S' w``.
+        """
+        h = want_lower / point.x - want_upper / point.slack - self.ridge * point.x
+        w = torch.cholesky_solve(torch.bmm(self.scaled, h[:, :, None]) + error[:, :, None], self.factor)
+        dx = h * self.inverse - torch.bmm(self.scaled.mT, w)[:, :, 0]
+        step = _Point(
+            dx, -dx, (want_lower - point.lower * dx) / point.x - point.lower,
+            (want_upper + point.upper * dx) / point.slack - point.upper,
+        )
+        return step, w[:, :, 0] - error
 
 
-def _step_length(x: Tensor, lower: Tensor, upper: Tensor, dx: Tensor, dl: Tensor, du: Tensor) -> Tensor:
-    """Longest step in (0, 1] that keeps unknowns and multipliers positive, (B, 1)."""
-    ratio = torch.stack([-dx / x, dx / (1.0 - x), -dl / lower, -du / upper]).amax(dim=(0, 2))
-    return 1.0 / ratio.clamp_min(1.0)[:, None]
+def _start(matrix: Tensor, target: Tensor, ridge: Tensor) -> tuple[_Point, Tensor]:
+    """Middle of the box with multipliers that make it dual feasible, and the error A x - b there."""
+    middle = torch.full_like(ridge, 0.5)
+    error = torch.bmm(matrix, middle[:, :, None]) - target[:, :, None]
+    gradient = torch.bmm(matrix.mT, error)[:, :, 0] + ridge * middle
+    offset = gradient.abs().amax(dim=1, keepdim=True).clamp_min(1e-6)
+    return _Point(middle, middle, gradient.clamp_min(0.0) + offset, (-gradient).clamp_min(0.0) + offset), error[:, :, 0]

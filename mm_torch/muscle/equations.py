@@ -141,7 +141,7 @@ def _floor_columns(
             mujoco.mj_jac(model, data, jacobian[p], None, point, soles.body[p])
     speed = np.linalg.norm(jacobian @ data.qvel, axis=1)
     off = np.maximum(np.maximum(points[:, 2], 0.0) / CONTACT_HEIGHT, speed / CONTACT_SPEED)
-    effort = np.where(off < CONTACT_REACH, np.exp(4.0 * off**2), np.inf)
+    effort = np.where(off < CONTACT_REACH, np.exp(4.0 * np.minimum(off, CONTACT_REACH) ** 2), np.inf)
     x, y, z = (jacobian[:, None, axis] for axis in range(3))  # (P, 1, V)
     columns = np.concatenate([z + FRICTION * x, z - FRICTION * x, z + FRICTION * y, z - FRICTION * y], axis=1)
     return columns.reshape(-1, model.nv), np.repeat(effort, 4)

@@ -16,12 +16,13 @@ from sim_models.embodiment import Embodiment
 SOLVE_RATE = 50.0  # 1/s
 ACCELERATION_SMOOTHING_S = 0.015  # standard deviation: about a 9 Hz low-pass
 ACTIVATION_SMOOTHING_S = 0.010
-JOINT_TOLERANCE = 1.0  # Nm (N at a slide): the error that costs as much as one muscle at full activation / RIDGE
+JOINT_TOLERANCE = 1.0  # Nm (N at a slide), the unit of residual
 ROOT_TOLERANCE = np.array([10.0, 10.0, 10.0, 5.0, 5.0, 5.0])  # N, Nm
-RIDGE = 1e-2
-FLOOR_RIDGE = 1e-2
+RIDGE = 0.1  # charge of one muscle at full activation, in squared units of residual
+FLOOR_RIDGE = 0.1  # charge of one muscle at full activation, in squared units of residual
 FLOOR_LIMIT = 2.0  # body weights along one edge
-_CHUNK = 32  # frames solved at once: their matrices stay in the cache
+SOLVER_TOLERANCE = 1e-7
+_CHUNK = 16  # frames solved at once: their matrices stay in the cache
 
 
 class ActivationSolution(NamedTuple):
@@ -100,7 +101,7 @@ def solve_frames(body: Embodiment, equations: Equations) -> tuple[Tensor, Tensor
     ridge = FLOOR_RIDGE * torch.where(possible, equations.effort, 1.0)
     matrix = torch.cat([equations.muscle, floor], dim=2)
     charge = torch.cat([torch.full_like(equations.muscle[:, 0], RIDGE), ridge], dim=1)
-    x = solve_box_least_squares(matrix * weight, equations.load * weight[:, :, 0], charge)
+    x = solve_box_least_squares(matrix * weight, equations.load * weight[:, :, 0], charge, tolerance=SOLVER_TOLERANCE)
     residual = equations.load - torch.bmm(matrix, x[:, :, None])[:, :, 0]
     return x[:, : equations.muscle.shape[2]], residual
 

@@ -21,17 +21,11 @@ class RolloutLoader:
         policy: sampling policy, shared with the learner.
         rollout_steps: T.
         iterations: number of rollouts.
-        physics_threads: torch threads while collecting; the physics pool has the cores then.
-        update_threads: torch threads while learning.
     """
 
-    def __init__(
-        self, env: MimicEnv, policy: RolloutPolicy, rollout_steps: int, iterations: int,
-        collect_threads: int, update_threads: int,
-    ) -> None:
+    def __init__(self, env: MimicEnv, policy: RolloutPolicy, rollout_steps: int, iterations: int) -> None:
         self.env, self.policy = env, policy
         self.rollout_steps, self.iterations = rollout_steps, iterations
-        self._threads = (collect_threads, update_threads)
         self.collect_seconds = 0.0  # of the last rollout
 
     def __len__(self) -> int:
@@ -48,9 +42,7 @@ class RolloutLoader:
         torch.set_rng_state(rng)  # building a collector draws random numbers; a resumed run must not see that
         batches = iter(collector)
         for _ in range(self.iterations):
-            torch.set_num_threads(self._threads[0])
             start = time.perf_counter()
             batch = next(batches)
             self.collect_seconds = time.perf_counter() - start
-            torch.set_num_threads(self._threads[1])
             yield batch

@@ -1,4 +1,4 @@
-"""Flight recorder: the last control steps of every world, written to disk when one fails, replayable in native MuJoCo."""
+"""Flight recorder: the last control steps of every world, written when one fails, replayable in native MuJoCo."""
 
 from __future__ import annotations
 
@@ -153,7 +153,7 @@ def load_flights(path: Path) -> list[Flight]:
     with np.load(path, allow_pickle=False) as file:
         schema = json.loads(str(file["metadata"]))["schema"]
         if schema != SCHEMA:
-            raise ValueError(f"{path.name} has schema {schema}, this version reads {SCHEMA}: use the version that wrote it")
+            raise ValueError(f"{path.name} has schema {schema}, this version reads {SCHEMA}: use the one that wrote it")
         arrays = {name: file[name] for name in (*_FIELDS, "lengths", "worlds")}
     return [
         Flight(world=int(world), **{name: arrays[name][row, :length] for name in _FIELDS[:-1]},

@@ -1,4 +1,4 @@
-"""MuJoCo Warp back end: N worlds in single precision, arrays shared with torch by pointer, one CUDA graph a control step."""
+"""MuJoCo Warp back end: single precision, arrays shared with torch by pointer, one CUDA graph a control step."""
 
 from __future__ import annotations
 
@@ -108,7 +108,6 @@ class WarpPhysics:
                     program()
                 self._graphs[program] = capture.graph
         self.reset(every, *pose)
-        self._forget_peaks()
 
     # -- the protocol -------------------------------------------------------------------------------------------------
     def step(self, excitation: Tensor) -> None:
@@ -264,7 +263,7 @@ def _gather_sites(
     site_xpos: wp.array2d(dtype=wp.vec3),
     site_xquat: wp.array2d(dtype=wp.quat),
     site_xvel: wp.array2d(dtype=wp.spatial_vector),
-):
+) -> None:
     """Pose and world velocity of the mimic sites: ``v = v_com + omega x (p - c)``, c the tree's centre of mass."""
     world, site = wp.tid()
     if mask[world]:
@@ -284,21 +283,21 @@ def _gather_sensors(
     adr: wp.array(dtype=int),
     sensordata: wp.array2d(dtype=float),
     out: wp.array2d(dtype=float),
-):
+) -> None:
     world, sensor = wp.tid()
     if mask[world]:
         out[world, sensor] = sensordata[world, adr[sensor]]
 
 
 @wp.kernel
-def _keep_unmasked(mask: wp.array(dtype=wp.bool), kept: wp.array2d(dtype=float), out: wp.array2d(dtype=float)):
+def _keep_unmasked(mask: wp.array(dtype=wp.bool), kept: wp.array2d(dtype=float), out: wp.array2d(dtype=float)) -> None:
     world, element = wp.tid()
     if not mask[world]:
         out[world, element] = kept[world, element]
 
 
 @wp.kernel
-def _flag_unhealthy(values: wp.array2d(dtype=float), failed: wp.array(dtype=wp.bool)):
+def _flag_unhealthy(values: wp.array2d(dtype=float), failed: wp.array(dtype=wp.bool)) -> None:
     """Flag worlds with a value that is NaN or beyond MuJoCo's bound; every writer of a flag writes the same."""
     world, element = wp.tid()
     if not (wp.abs(values[world, element]) <= _MAX_VALUE):
@@ -312,7 +311,7 @@ def _record_peaks(
     ncollision: wp.array(dtype=int),
     peak_rows: wp.array(dtype=int),
     peak_contacts: wp.array(dtype=int),
-):
+) -> None:
     world = wp.tid()
     peak_rows[world] = wp.max(peak_rows[world], nefc[world])
     if world == 0:

@@ -1,0 +1,32 @@
+"""Where a motion of the library comes from, as it is written into its file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+TOOL = "tools/make_library.py"
+
+
+def own_motion(method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance of a motion composed by this project without measured data."""
+    return {
+        "source": "composed by this project, no captured motion",
+        "method": method,
+        "licence": "CC BY 4.0",
+        "tool": TOOL,
+        "parameters": dict(parameters),
+    }
+
+
+def published_motion(table: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Provenance of a motion synthesised from a published table of mean joint angles."""
+    return {
+        "source": table["source"],
+        "doi": table["doi"],
+        "licence": table["licence"],
+        "method": "mean joint angles of a cycle; stance foot rolling without slip, legs by inverse kinematics; the "
+        "pelvis' turning, at half size in running, from doi 10.7717/peerj.4640; arms and trunk composed",
+        "tool": TOOL,
+        "parameters": dict(parameters),
+    }

@@ -1,0 +1,1 @@
+"""Motion capture to clips of our bodies: readers, scaled targets, whole-clip inverse kinematics, ground contact."""

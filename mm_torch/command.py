@@ -12,8 +12,9 @@ from mm_torch.motion.clip import MotionError
 from mm_torch.policy_file import PolicyFileError
 from mm_torch.sim.physics import PhysicsError
 from mm_torch.video import VideoError
+from sim_models.registry import BodyError
 
-EXPECTED = (RecipeError, MotionError, CheckpointError, PhysicsError, PolicyFileError, VideoError)
+EXPECTED = (RecipeError, BodyError, MotionError, CheckpointError, PhysicsError, PolicyFileError, VideoError)
 
 
 def run_command(main: Callable[[list[str]], None], arguments: list[str], description: str | None) -> None:

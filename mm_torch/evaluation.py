@@ -66,7 +66,7 @@ def load_agent(path: Path | str) -> tuple[Recipe, Agent]:
     body = build.build_body(recipe)
     ckpt.check_compatible(path, checkpoint, body, checkpoint[ckpt.KEY]["layout"])
     agent = Agent(checkpoint[ckpt.KEY]["layout"][-1][2], body.model.nu, recipe.net)
-    ckpt.load_weights(agent, checkpoint)
+    ckpt.load_weights(path, agent, checkpoint)
     return recipe, agent.eval()
 
 

@@ -107,12 +107,12 @@ def _start_weights(recipe: Recipe, module: PpoModule, resumed: dict[str, Any] | 
     body = module.env.physics.body
     if resumed is not None:
         ckpt.check_compatible(recipe.resume, resumed, body, layout)  # type: ignore[arg-type]
-        ckpt.restore_run(module, resumed)
+        ckpt.restore_run(recipe.resume, module, resumed)  # type: ignore[arg-type]
         return
     if recipe.init_from is not None:
         start = ckpt.read_checkpoint(recipe.init_from)
         ckpt.check_compatible(recipe.init_from, start, body, layout)
-        ckpt.load_weights(module.agent, start)
+        ckpt.load_weights(recipe.init_from, module.agent, start)
     if recipe.ppo.reset_std is not None:
         with torch.no_grad():
             module.agent.nets.log_std.fill_(math.log(recipe.ppo.reset_std))

@@ -18,6 +18,10 @@ BODIES: dict[str, Callable[..., Embodiment]] = {
 }
 
 
+class BodyError(ValueError):
+    """No body has the name asked for."""
+
+
 def load_body(name: str, fingers: bool = False) -> Embodiment:
     """The body of that name, compiled once per process.
 
@@ -26,12 +30,12 @@ def load_body(name: str, fingers: bool = False) -> Embodiment:
         fingers: let the fingers move (ignored by bodies without).
 
     Raises:
-        ValueError: no body has that name.
+        BodyError: no body has that name.
     """
     if name not in BODIES:
         near = get_close_matches(name, BODIES, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise ValueError(f"unknown body {name!r}: choose one of {', '.join(BODIES)}{hint}")
+        raise BodyError(f"unknown body {name!r}: choose one of {', '.join(BODIES)}{hint}")
     return _compile(name, fingers)
 
 

@@ -17,9 +17,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from mm_torch.motion.bank import find_clips
-from mm_torch.motion.clip import bind_to_body, load_clip
-from mm_torch.muscle.static import solve_activations
+from mm_torch.motion.clip import Clip, bind_to_body, load_clip
+from mm_torch.muscle.static import ActivationSolution, solve_activations
+from sim_models.embodiment import Embodiment
 from sim_models.registry import load_body
+
+
+def with_activations(body: Embodiment, clip: Clip) -> tuple[Clip, ActivationSolution]:
+    """The clip with solved activations, and the solution they come from."""
+    solution = solve_activations(body, bind_to_body(clip, body), clip.fps)
+    return replace(clip, act=solution.act, muscle_names=body.muscle_names), solution
 
 
 def add_activations(path: Path, force: bool) -> str:
@@ -34,9 +41,9 @@ def add_activations(path: Path, force: bool) -> str:
         return "has activations; force=true solves again"
     body = load_body(clip.body)
     start = time.perf_counter()
-    solution = solve_activations(body, bind_to_body(clip, body), clip.fps)
+    clip, solution = with_activations(body, clip)
     spent = 1e3 * (time.perf_counter() - start) / len(clip.qpos)
-    replace(clip, act=solution.act, muscle_names=body.muscle_names).save(path)
+    clip.save(path)
     root = solution.root_residual.mean(axis=0)
     return (
         f"{clip.duration:.2f} s  activation {solution.act.mean():.3f}  residual {solution.residual.mean():.4f} Nm"

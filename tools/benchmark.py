@@ -13,6 +13,7 @@ All figures in control steps per second (one control step is five substeps of on
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import sys
@@ -103,7 +104,7 @@ class TrainCase:
 
         clock = LambdaCallback(on_train_batch_end=lambda *_: marks.append(time.perf_counter()))
         make_trainer(self.env.device, [clock], None).fit(self.module, train_dataloaders=loader)
-        return [b - a for a, b in zip(marks[:-1], marks[1:], strict=True)]
+        return [b - a for a, b in itertools.pairwise(marks)]
 
 
 def run(body: str, num_envs: int, rounds: int, steps: int, iterations: int) -> dict[str, float | int | str]:

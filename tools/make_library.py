@@ -1,8 +1,8 @@
 """Make the built-in motion library: ``python tools/make_library.py [out=DIRECTORY] [body=NAME]``.
 
 Writes one clip file per motion under ``out/<body>/``, prints one line of figures for each and exits with 1 when a clip
-is out of bounds (``tools/library/acceptance.py``). Existing files are replaced, their activations included: run
-``tools/add_activations.py`` on the folder afterwards.
+is out of bounds (``tools/library/acceptance.py``). Each clip carries the activations that produce it. Existing files are
+replaced.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from mm_torch.motion.clip import Clip
 from mm_torch.motion.library import DATA
 from sim_models.embodiment import Embodiment
 from sim_models.registry import load_body
+from tools.add_activations import with_activations
 from tools.library.acceptance import measure
 from tools.library.bimanual import bimanual_clips
 from tools.library.fullbody import fullbody_clips
@@ -44,13 +45,14 @@ def build_clips(body: Embodiment) -> Iterator[Clip]:
 
 
 def compact(clip: Clip) -> Clip:
-    """The clip on binary grids finer than any use of it (6e-8 rad or m, 2e-5 rad/s), so that its file compresses."""
+    """The clip on binary grids finer than any use of it (6e-8 rad or m, 2e-5 rad/s, 1/128 of activation): it compresses."""
     return replace(
         clip,
         qpos=np.round(clip.qpos * 2**24) / 2**24,
         qvel=np.round(clip.qvel * 2**16) / 2**16,
         site_xpos=np.round(clip.site_xpos * 2**20) / 2**20,
         site_xquat=np.round(clip.site_xquat * 2**20) / 2**20,
+        act=np.round(clip.act * 2**7) / 2**7,
     )
 
 
@@ -67,6 +69,7 @@ def main(arguments: list[str]) -> int:
     for name in [settings["body"]] if settings["body"] else GENERATORS:
         body = load_body(name)
         for clip in build_clips(body):
+            clip, _ = with_activations(body, clip)
             compact(clip).save(Path(settings["out"]) / name / f"{clip.name}.npz")
             figures = measure(body, clip, airborne=bool(clip.provenance["parameters"].get("airborne", False)))
             failures = figures.failures()

@@ -1,12 +1,13 @@
 """Motion capture to clips: ``python tools/retarget.py INPUTS... body=NAME out=DIRECTORY [key=value ...]``.
 
-Inputs are files, directories or patterns: AMASS npz (SMPL+H or SMPL-X), AMC with its ASF beside it, CMU BVH. Each becomes
-``out/<name>.npz``; ``out/manifest.json`` holds status and figures of every clip. A file that cannot be used is reported and
-the others are made all the same; the exit code is 1 when any failed, 2 when the command is wrong.
+Inputs are files, directories or patterns: AMASS npz (SMPL+H or SMPL-X), AMC with its ASF beside it, CMU BVH. Each
+becomes ``out/<name>.npz``; ``out/manifest.json`` holds status and figures of every clip. A file that cannot be used is
+reported and the others are made all the same; the exit code is 1 when any failed, 2 when the command is wrong.
 
 Keys: ``body`` (myo_fullbody, myo_bimanual), ``out``, ``source`` (auto, amass, smplx, asf, bvh), ``fps`` (100), ``asf``
-(skeleton of AMC files), ``fps_in`` (rate of the capture, where the file names none), ``up`` (auto, y, z: vertical axis of
-npz files), ``smplh_model`` (SMPL+H model as npz for the subject's proportions; a stand-in skeleton otherwise).
+(skeleton of AMC files), ``fps_in`` (rate of the capture, where the file names none), ``up`` (auto, y, z: vertical
+axis of npz files), ``smplh_model`` (SMPL+H model as npz for the subject's proportions; a stand-in skeleton otherwise),
+``activations`` (true; false leaves out the muscle activations that fit the motion, about half of the time).
 """
 
 from __future__ import annotations
@@ -22,15 +23,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from mm_torch.motion.clip import MotionError  # noqa: E402
-from sim_models.registry import load_body  # noqa: E402
-from tools.retargeting.metrics import Metrics  # noqa: E402
-from tools.retargeting.pipeline import READERS, SUFFIXES, Options, make_clip  # noqa: E402
-from tools.retargeting.skeleton import CaptureError  # noqa: E402
-from tools.retargeting.smplh import UP_AXES  # noqa: E402
+from mm_torch.motion.clip import MotionError
+from sim_models.registry import load_body
+from tools.retargeting.metrics import Metrics
+from tools.retargeting.pipeline import READERS, SUFFIXES, Options, make_clip
+from tools.retargeting.skeleton import CaptureError
+from tools.retargeting.smplh import UP_AXES
 
 BODIES = ("myo_fullbody", "myo_bimanual")
-KEYS = ("body", "out", "source", "fps", "asf", "fps_in", "up", "smplh_model")
+KEYS = ("body", "out", "source", "fps", "asf", "fps_in", "up", "smplh_model", "activations")
 
 
 class UsageError(ValueError):
@@ -92,6 +93,7 @@ def read_options(settings: dict[str, str]) -> Options:
         source=_choice(settings, "source", ("auto", *READERS), "auto"),
         fps_in=_rate(settings, "fps_in"),
         up=_choice(settings, "up", UP_AXES, "auto"),
+        activations=_choice(settings, "activations", ("true", "false"), "true") == "true",
         **files,
     )
 
@@ -124,7 +126,8 @@ def clip_names(paths: list[Path]) -> list[str]:
     placed = [f"{path.resolve().parent.name}_{name}" for path, name in zip(paths, names, strict=True)]
     names = [longer if names.count(name) > 1 else name for name, longer in zip(names, placed, strict=True)]
     if len(set(names)) < len(names):
-        raise UsageError(f"several inputs would be written to {max(names, key=names.count)}.npz; make them in two calls")
+        twice = max(names, key=names.count)
+        raise UsageError(f"several inputs would be written to {twice}.npz; make them in two calls")
     return names
 
 
@@ -146,7 +149,7 @@ def run(paths: list[Path], body_name: str, out: Path, options: Options) -> int:
         try:
             clip, metrics = make_clip(body, path, options, name)
             clip.save(out / f"{name}.npz")
-        except (CaptureError, MotionError, OSError) as error:
+        except (CaptureError, MotionError, OSError, ArithmeticError) as error:
             clips[name] = {"status": "failed", "file": str(path), "error": str(error)}
             print(f"{name:24s} failed: {error}", flush=True)
         else:

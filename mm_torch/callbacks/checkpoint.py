@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import pickle
 import platform
@@ -20,6 +21,8 @@ from mm_torch.config.load import to_plain
 from mm_torch.ppo.module import PpoModule
 from mm_torch.ppo.policy import Agent
 from sim_models.embodiment import Embodiment
+
+log = logging.getLogger(__name__)
 
 FORMAT = 1
 KEY = "mm_torch"
@@ -128,8 +131,8 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
         raise CheckpointError(f"{path}: no such checkpoint; give a .ckpt file or a run directory")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, RuntimeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, KeyError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); it must come from mm_torch.train") from None
     if not isinstance(checkpoint, dict) or KEY not in checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint of this project; make one with python -m mm_torch.train")
@@ -150,6 +153,9 @@ def check_compatible(path: Path | str, checkpoint: dict[str, Any], body: Embodim
             f"{path}: trained on {extra['body']} with {len(extra['muscles'])} muscles, this run has {body.name} with "
             f"{len(body.muscle_names)}; set body.name and body.fingers to the checkpoint's"
         )
+    if extra["model_hash"] != body.model_hash:
+        log.warning("%s: trained on another version of %s (%s, here %s); expect it to move differently", path, body.name,
+                    extra["model_hash"], body.model_hash)
     if extra["layout"] != layout:
         theirs, ours = {tuple(s) for s in extra["layout"]}, {tuple(s) for s in layout}
         odd = sorted(theirs ^ ours, key=lambda s: s[1])[0]
@@ -160,15 +166,32 @@ def check_compatible(path: Path | str, checkpoint: dict[str, Any], body: Embodim
         )
 
 
-def load_weights(agent: Agent, checkpoint: dict[str, Any]) -> None:
-    """Take over weights and normaliser statistics."""
+def load_weights(path: Path | str, agent: Agent, checkpoint: dict[str, Any]) -> None:
+    """Take over weights and normaliser statistics.
+
+    Raises:
+        CheckpointError: the checkpoint holds another network.
+    """
     prefix = "agent."
-    agent.load_state_dict({k[len(prefix):]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)})
+    weights = {k[len(prefix):]: v for k, v in checkpoint["state_dict"].items() if k.startswith(prefix)}
+    try:
+        agent.load_state_dict(weights)
+    except RuntimeError:
+        net = checkpoint[KEY]["recipe"]["net"]
+        raise CheckpointError(
+            f"{path}: another network (net.kind={net['kind']}, net.hidden={net['hidden']}); leave net.* out or set it to "
+            "the checkpoint's"
+        ) from None
 
 
-def restore_run(module: PpoModule, checkpoint: dict[str, Any]) -> None:
-    """Take over everything but the optimiser, which exists only once training has started."""
+def restore_run(path: Path | str, module: PpoModule, checkpoint: dict[str, Any]) -> None:
+    """Take over everything but the optimiser, which exists only once training has started.
+
+    Raises:
+        CheckpointError: the checkpoint holds another network.
+    """
     extra = checkpoint[KEY]
+    load_weights(path, module.agent, checkpoint)
     module.load_state_dict(checkpoint["state_dict"])
     module.iteration = extra["iteration"]
     module.env.load_simulation_state(extra["simulation"])

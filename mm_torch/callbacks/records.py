@@ -77,10 +77,11 @@ class Records(Callback):
     def _print(self, module: PpoModule) -> None:
         figures = module.metrics
         left = (module.total_iterations - module.iteration) * module.batch_size / figures["steps_per_s"]
+        length, early = (figures.get(n, float("nan")) for n in ("episode_length", "early_termination_rate"))
         line = (
             f"it {module.iteration:>5} | steps {_short(module.control_steps)} | {figures['steps_per_s']:,.0f}/s | "
-            f"ETA {_clock(left)} | reward {figures['reward']:.3f} | length {figures.get('episode_length', float('nan')):.0f} | "
-            f"early {figures.get('early_termination_rate', float('nan')):.0%} | site {100 * figures['relative_site_error']:.1f} cm | "
+            f"ETA {_clock(left)} | reward {figures['reward']:.3f} | length {length:.0f} | early {early:.0%} | "
+            f"site {100 * figures['relative_site_error']:.1f} cm | "
             f"kl {figures['kl']:.4f} | std {figures['policy_std']:.3f}"
         )
         if sys.stdout.isatty():
@@ -105,10 +106,12 @@ def _rows_before(path: Path, iteration: float) -> list[dict[str, str]]:
 
 
 def _by_group(metrics: dict[str, float]) -> dict[str, float]:
-    groups = (("reward_", "reward/"), ("episode", "episodes/"), ("early_", "episodes/"))
-    errors = {name: f"errors/{name}" for name in metrics if name.endswith("_error")}
-    named = {n: next((f"{g}{n}" for prefix, g in groups if n.startswith(prefix)), f"ppo/{n}") for n in metrics}
-    return {(named | errors)[name]: value for name, value in metrics.items()}
+    groups = (("reward", "reward"), ("episode", "episodes"), ("early_", "episodes"), ("failed_", "episodes"))
+
+    def group(name: str) -> str:
+        return "errors" if name.endswith("_error") else next((g for p, g in groups if name.startswith(p)), "ppo")
+
+    return {f"{group(name)}/{name}": value for name, value in metrics.items()}
 
 
 def _short(steps: int) -> str:

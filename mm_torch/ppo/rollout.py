@@ -34,12 +34,13 @@ class RolloutLoader:
 
     def __iter__(self) -> Iterator[TensorDict]:
         """Collect and yield rollouts."""
-        rng = torch.get_rng_state()
+        rng, weights = torch.get_rng_state(), {name: x.clone() for name, x in self.policy.state_dict().items()}
         collector = Collector(
             self.env, self.policy, frames_per_batch=self.env.batch_size[0] * self.rollout_steps, total_frames=-1,
             auto_register_policy_transforms=False, trust_policy=True, track_traj_ids=False, no_cuda_sync=True,
         )
-        torch.set_rng_state(rng)  # building a collector draws random numbers; a resumed run must not see that
+        torch.set_rng_state(rng)  # building a collector tries the policy once; a resumed run must not see that
+        self.policy.load_state_dict(weights)
         batches = iter(collector)
         for _ in range(self.iterations):
             start = time.perf_counter()

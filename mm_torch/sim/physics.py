@@ -90,8 +90,10 @@ class Physics(Protocol):
         """Put the masked worlds into given states, with a fresh solver; updates ``state`` of those worlds.
 
         Args:
-            mask: (N,) bool.
-            qpos: (N, Q); rows outside the mask are ignored, as in ``qvel`` (N, V) and ``act`` (N, M).
+            mask: (N,) bool; rows outside it are ignored in the others.
+            qpos: (N, Q).
+            qvel: (N, V).
+            act: (N, M).
         """
         ...
 

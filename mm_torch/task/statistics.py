@@ -31,7 +31,8 @@ class EpisodeStatistics:
         Args:
             reward: (N,) raw reward.
             per_step: quantities (N,) whose mean over the iteration is reported.
-            done, terminated: (N,) bool.
+            done: (N,) bool, episodes that ended.
+            terminated: (N,) bool, those that failed.
             steps: (N,) control steps of the episodes under way, this one included.
             clip: (N,) clips they follow.
         """

@@ -33,7 +33,7 @@ SUMMARY = {"iteration", "control_steps", "seconds", "steps_per_s", "reward", "ep
            "early_termination_rate", "relative_site_error", "kl", "policy_std"}
 CURRICULA = (
     "sampling.adaptive=true", "curriculum.termination=true", "curriculum.reward=true",
-    "curriculum.reward_terms=[site_position]",
+    "curriculum.reward_terms=[site_position]", "task.horizon_steps=10", "task.termination.absolute_site_deviation=0.5",
 )
 MUON = ("ppo.optimiser.kind=muon", "ppo.optimiser.lr=0.01", "ppo.epochs=2", "net.kind=residual")
 

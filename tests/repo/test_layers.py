@@ -69,7 +69,7 @@ def is_type_checking(node: ast.AST) -> bool:
 
 
 def imports(file: str, types: bool = True) -> Iterator[str]:
-    """Dotted names that a file imports anywhere: ``from a import b`` is ``a.b`` where b is a module of ours, else ``a``."""
+    """Dotted names that a file imports anywhere: ``from a import b`` is ``a.b`` where b is our module, else ``a``."""
     skipped = {
         id(inner) for node in ast.walk(tree(file)) if not types and is_type_checking(node) for inner in ast.walk(node)
     }
@@ -247,7 +247,8 @@ def test_nothing_hides_errors_or_reads_pickles() -> None:
 @pytest.mark.parametrize(
     "text",
     ["try:\n    f()\nexcept Exception:\n    g()", "try:\n    f()\nexcept:\n    g()",
-     "try:\n    f()\nexcept OSError:\n    pass", "try:\n    f()\nexcept (OSError, Exception):\n    g()", "torch.nan_to_num(x)", "np.load(f, allow_pickle=True)", "torch.load(f, weights_only=False)"],
+     "try:\n    f()\nexcept OSError:\n    pass", "try:\n    f()\nexcept (OSError, Exception):\n    g()",
+     "torch.nan_to_num(x)", "np.load(f, allow_pickle=True)", "torch.load(f, weights_only=False)"],
 )
 def test_the_search_finds_what_it_forbids(text: str) -> None:
     assert any(forbidden(node) for node in ast.walk(ast.parse(text)))

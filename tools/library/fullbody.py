@@ -31,8 +31,6 @@ COMFORTABLE = _walk("comfortable", 1.20, 117.0)
 GAITS: dict[str, tuple[Gait, float, float]] = {
     "walk_slow": (_walk("slow", 0.92, 100.0, hip_scale=0.91), 0.0, 4.8),
     "walk": (COMFORTABLE, 0.0, 4.5),
-    "walk_left_first": (COMFORTABLE, 0.5, 4.5),
-    "walk_from_midstance": (COMFORTABLE, 0.3, 4.5),
     "walk_big_arms": (replace(COMFORTABLE, arm=tuple(np.deg2rad([8.0, 16.0, 35.0, 15.0])),
                               abduction=np.deg2rad(17.0)), 0.0, 4.5),
     "walk_fast": (_walk("fast", 1.45, 134.0, hip_scale=1.05), 0.0, 4.2),

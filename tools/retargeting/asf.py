@@ -1,7 +1,8 @@
 """CMU's original captures: an ASF skeleton and an AMC motion.
 
-Source: Acclaim format. Lengths are inches divided by the length unit of the file (CMU: 0.45), angles degrees; a bone turns
-by ``C Rz Ry Rx C^T`` with ``C = Rz Ry Rx`` of its axis; the rest pose faces +Z, Y up. AMC files carry no frame rate: 120 Hz.
+Source: Acclaim format. Lengths are inches divided by the length unit of the file (CMU: 0.45), angles degrees; a bone
+turns by ``C Rz Ry Rx C^T`` with ``C = Rz Ry Rx`` of its axis; the rest pose faces +Z, Y up. AMC files carry no frame
+rate: it is 120 Hz.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ PROVENANCE = {
     "acknowledgement": "The data used in this project was obtained from mocap.cs.cmu.edu. "
     "The database was created with funding from NSF EIA-0196217.",
 }
-_NEEDED = {"root", "thorax", *(s + b for s in "lr" for b in (
-    "hipjoint femur tibia foot toes clavicle humerus radius wrist hand".split()))}
+_PAIRED = ("hipjoint", "femur", "tibia", "foot", "toes", "clavicle", "humerus", "radius", "wrist", "hand")
+_NEEDED = {"root", "thorax", *(side + bone for side in "lr" for bone in _PAIRED)}
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,7 @@ def read_amc(path: Path, bones: dict[str, Bone]) -> tuple[np.ndarray, dict[str, 
             continue
         wanted = 6 if words[0] == "root" else len(bones[words[0]].dof) if words[0] in bones else -1
         if not frames or len(words) - 1 != wanted:
-            raise CaptureError(f"{path}:{number}: {line[:40]!r} does not fit the skeleton; name the right one with asf=")
+            raise CaptureError(f"{path}:{number}: {line[:40]!r} does not fit the skeleton; name another with asf=")
         frames[-1][words[0]] = [float(w) for w in words[1:]]
     if not frames or any("root" not in frame for frame in frames):
         raise CaptureError(f"{path}: no frames, or a frame without root; the file is truncated or no AMC")

@@ -1,6 +1,7 @@
 """BVH conversions of CMU captures (B. Hahne, cgspeed): the Daz-friendly and the MotionBuilder-friendly skeleton.
 
-The rest pose is the one of all-zero channels, Y up, facing +Z; channels are intrinsic rotations in degrees, left to right.
+The rest pose is the one of all-zero channels, Y up, facing +Z; channels are intrinsic rotations in degrees,
+applied from left to right.
 """
 
 from __future__ import annotations
@@ -108,7 +109,9 @@ def _hierarchy(words: list[str]) -> list[Joint]:
     return joints
 
 
-def forward(joints: list[Joint], values: np.ndarray, unit: float) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+def forward(
+    joints: list[Joint], values: np.ndarray, unit: float
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """World positions (F, 3) m and rotations (F, 3, 3) since the rest pose of all joints, Y-up."""
     positions: list[np.ndarray] = []
     turns: list[np.ndarray] = []

@@ -29,7 +29,7 @@ PIN_WEIGHT, HEIGHT_WEIGHT, DEPTH_WEIGHT = 2.0, 3.0, 5.0
 
 @dataclass(frozen=True, eq=False)
 class Soles:
-    """Heel and toe of each foot as groups of sole geoms: tracks of their centres (F, K, 3) and lowest heights (F, K) m."""
+    """Heel and toe of each foot as groups of sole geoms: their centres (F, K, 3) and lowest heights (F, K) in m."""
 
     groups: list[np.ndarray]
     center: np.ndarray
@@ -71,12 +71,13 @@ class Floor:
 def fit_floor(soles: Soles, fps: float) -> Floor:
     """Fit a plane to the footholds, one observation each, by reweighted least squares with a prior on the tilt.
 
-    A motion on one spot says nothing about a tilt; the prior then leaves it at zero. Where no sole ever rests, the floor
-    is level at the lowest height.
+    A motion on one spot says nothing about a tilt; the prior then leaves it near zero. Where no sole ever rests, the
+    floor is level at the lowest height.
     """
     low = soles.height <= soles.height.min(axis=1, keepdims=True) + 0.02
     use = soles.resting(fps) & low
-    holds = [(k, slice(*run)) for k in range(use.shape[1]) for run in runs(use[:, k]) if run[1] - run[0] >= SHORTEST * fps]
+    rests = [(k, start, stop) for k in range(use.shape[1]) for start, stop in runs(use[:, k])]
+    holds = [(k, slice(start, stop)) for k, start, stop in rests if stop - start >= SHORTEST * fps]
     if not holds:
         return Floor(np.zeros(2), float(np.percentile(soles.height.min(axis=1), 1)), False)
     xy = np.array([soles.center[frames, k, :2].mean(axis=0) for k, frames in holds])
@@ -133,7 +134,7 @@ def contact_term(kinematics: MotionKinematics, soles: Soles, contacts: np.ndarra
 
     Args:
         kinematics: of the body.
-        soles: where the soles were when the contacts (F, K) were labelled; a contact's place is its mean over the contact.
+        soles: where the soles were when the contacts were labelled; a contact's place is its mean over the contact.
         contacts: (F, K).
         fps: frames per second; contacts fade in and out over 50 ms.
     """

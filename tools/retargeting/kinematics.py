@@ -140,7 +140,9 @@ class MotionKinematics:
         )
         return np.einsum("fgij,fgj->fgi", mat, local)
 
-    def _screws(self, qpos: np.ndarray, anchor: np.ndarray, axis: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def _screws(
+        self, qpos: np.ndarray, anchor: np.ndarray, axis: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         model, shape = self.body.model, (len(qpos), self.body.model.nv, 3)
         at, angular, linear = np.zeros(shape), np.zeros(shape), np.zeros(shape)
         dof = self.body.hinge_dof

@@ -32,6 +32,8 @@ class Metrics:
     tilt_deg             tilt of the captured floor that was taken out                                  deg
     widened_mm           outward shift of each foot that was added                                      mm
     scale                body's leg over captured leg                                                   1
+    activation           mean of the activations that fit the motion; nan where not solved
+    muscle_residual_nm   joint moment that they leave unexplained, mean over frames                     Nm
     ==================== ============================================================================== ====
     """
 
@@ -50,16 +52,20 @@ class Metrics:
     tilt_deg: float
     widened_mm: float
     scale: float
+    activation: float = float("nan")
+    muscle_residual_nm: float = float("nan")
 
-    def as_dict(self) -> dict[str, float | int | str]:
-        """Plain values, rounded for reading."""
-        return {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in asdict(self).items()}
+    def as_dict(self) -> dict[str, float | int | str | None]:
+        """Plain values, rounded for reading; None where a figure does not exist."""
+        rounded = {k: float(f"{v:.4g}") if isinstance(v, float) else v for k, v in asdict(self).items()}
+        return {k: None if v != v else v for k, v in rounded.items()}
 
     def line(self) -> str:
         """One line for the terminal."""
         return (
-            f"{self.frames:5d} frames {self.seconds:6.2f} s  fit {self.rmse_cm:5.2f} cm  limits {self.limit_violations}  "
-            f"penetration {self.penetration_mm:4.1f} mm  slip {self.foot_slip:5.3f} m/s  coupler {self.coupler_residual:.0e}"
+            f"{self.frames:5d} frames {self.seconds:6.2f} s  fit {self.rmse_cm:5.2f} cm  "
+            f"limits {self.limit_violations}  penetration {self.penetration_mm:4.1f} mm  "
+            f"slip {self.foot_slip:5.3f} m/s  coupler {self.coupler_residual:.0e}  activation {self.activation:.2f}"
         )
 
 

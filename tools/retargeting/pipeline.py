@@ -11,6 +11,7 @@ import numpy as np
 
 from mm_torch.motion.clip import Clip
 from sim_models.embodiment import Embodiment
+from tools.add_activations import with_activations
 from tools.retargeting import ground, rotations
 from tools.retargeting.asf import load_amc
 from tools.retargeting.bvh import load_bvh
@@ -23,15 +24,15 @@ from tools.retargeting.targets import Skeleton, Targets, build_targets
 
 COARSE, FINE = 25.0, 6.0  # Hz: cut-off of the first pass, which finds the pose, and of the result
 COARSE_STEPS, FINE_STEPS, CONTACT_STEPS = 10, 6, 20
-# First guess, rad: joints whose neutral angle leaves undefined which way the limb turns (an arm hanging straight down has no
-# elevation plane, a straight knee no direction of bending).
+# First guess, rad: joints whose neutral angle leaves undefined which way the limb turns (an arm hanging straight down
+# has no elevation plane, a straight knee no direction of bending).
 BENT = {"shoulder_elv": 0.4, "elbow_flex": 0.5, "hip_flexion": 0.3, "knee_angle": 0.6}
 CLEARANCE, WIDEST = 0.01, 0.028  # m: wanted gap between the feet; most that each foot is moved outwards
 
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line sets: rate in 1/s, reader, and what readers may need to be told."""
+    """What the command line sets: rate in 1/s, reader, what readers may need to be told, whether muscles are solved."""
 
     fps: float = 100.0
     source: str = "auto"
@@ -39,6 +40,7 @@ class Options:
     fps_in: float | None = None
     up: str = "auto"
     smplh_model: Path | None = None
+    activations: bool = True
 
 
 Reader = Callable[[Path, Options], Capture]
@@ -70,7 +72,7 @@ def read_capture(path: Path, options: Options) -> Capture:
     """
     source = SUFFIXES.get(path.suffix.lower()) if options.source == "auto" else options.source
     if source is None:
-        raise CaptureError(f"{path}: no reader for {path.suffix or 'files without suffix'}; use source={'|'.join(READERS)}")
+        raise CaptureError(f"{path}: no reader for suffix {path.suffix!r}; name one with source={'|'.join(READERS)}")
     capture = READERS[source](path, options)
     capture.check(str(path))
     return capture
@@ -115,7 +117,7 @@ def first_guess(body: Embodiment, targets: Targets) -> np.ndarray:
 def level(
     kinematics: MotionKinematics, qpos: np.ndarray, targets: Targets, fps: float
 ) -> tuple[np.ndarray, Targets, float]:
-    """Bring the captured floor to z = 0: tilt, height and slow drift; returns motion, targets and the tilt in degrees."""
+    """Bring the captured floor to z = 0: tilt, height, slow drift; returns motion, targets and the tilt in degrees."""
     floor = ground.fit_floor(ground.Soles.of(kinematics, kinematics.pose(qpos)), fps)
     turn, shift = floor.levelling()
     qpos, targets = _move(qpos, turn, shift), targets.moved(turn, shift)
@@ -163,4 +165,10 @@ def make_clip(body: Embodiment, path: Path, options: Options, name: str) -> tupl
         "metrics": metrics.as_dict(),
     }
     error = fit_error(MotionKinematics(body), qpos, targets)
-    return Clip.from_qpos(body, qpos, options.fps, provenance=provenance, fit_error=error, name=name), metrics
+    clip = Clip.from_qpos(body, qpos, options.fps, provenance=provenance, fit_error=error, name=name)
+    if options.activations:
+        clip, solution = with_activations(body, clip)
+        metrics = replace(
+            metrics, activation=float(solution.act.mean()), muscle_residual_nm=float(solution.residual.mean())
+        )
+    return clip, metrics

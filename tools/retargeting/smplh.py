@@ -1,7 +1,8 @@
 """AMASS files (SMPL+H and SMPL-X pose parameters) through an own joint chain; no body model file is needed.
 
 The first 66 columns, root and 21 body joints in axis-angle, mean the same in both layouts; hands are not read.
-Source: AMASS (Mahmood et al. 2019), SMPL-H (Romero et al. 2017); ``G_j = G_parent exp(pose_j)``, pelvis at ``trans + J0``.
+Source: AMASS (Mahmood et al. 2019), SMPL-H (Romero et al. 2017); ``G_j = G_parent exp(pose_j)``, the pelvis is at
+``trans + J0``.
 """
 
 from __future__ import annotations
@@ -14,26 +15,29 @@ from typing import Any
 import numpy as np
 
 from tools.retargeting import rotations
-from tools.retargeting.skeleton import SIDES, Z_UP, Capture, CaptureError, assemble
+from tools.retargeting.skeleton import LIMB_POINTS, SIDES, Z_UP, Capture, CaptureError, assemble
 
 BODY_JOINTS = (
-    "pelvis left_hip right_hip spine1 left_knee right_knee spine2 left_ankle right_ankle spine3 left_foot right_foot neck "
-    "left_collar right_collar head left_shoulder right_shoulder left_elbow right_elbow left_wrist right_wrist"
-).split()
+    "pelvis", "left_hip", "right_hip", "spine1", "left_knee", "right_knee", "spine2", "left_ankle", "right_ankle",
+    "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder",
+    "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
+)  # fmt: skip
 PARENTS = (-1, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 9, 9, 12, 13, 14, 16, 17, 18, 19)
 RATE_KEYS = ("mocap_framerate", "mocap_frame_rate")
 UP_AXES = ("auto", "y", "z")
 
-# Rest joints (22, 3) m, Y up, facing +Z: mean adult of MakeHuman/Anny (CC0), scaled to 1.70 m, arms in a straight T, floor y = 0.
+# Rest joints (22, 3) m, Y up, facing +Z: mean adult of MakeHuman/Anny (CC0), scaled to 1.70 m, arms in a straight T,
+# floor at y = 0.
 STAND_IN_JOINTS = np.array([
     [0.000, 0.912, 0.011], [0.106, 0.904, 0.004], [-0.106, 0.904, 0.004], [0.000, 0.991, -0.026], [0.141, 0.492, 0.036],
-    [-0.141, 0.492, 0.036], [0.000, 1.061, -0.011], [0.181, 0.075, 0.008], [-0.181, 0.075, 0.008], [0.000, 1.141, -0.010],
-    [0.178, 0.026, 0.153], [-0.178, 0.026, 0.153], [0.000, 1.454, 0.006], [0.023, 1.382, 0.023], [-0.023, 1.382, 0.023],
+    [-0.141, 0.492, 0.036], [0.000, 1.061, -0.011], [0.181, 0.075, 0.008], [-0.181, 0.075, 0.008],
+    [0.000, 1.141, -0.010], [0.178, 0.026, 0.153], [-0.178, 0.026, 0.153], [0.000, 1.454, 0.006],
+    [0.023, 1.382, 0.023], [-0.023, 1.382, 0.023],
     [0.000, 1.555, 0.042], [0.173, 1.360, 0.019], [-0.173, 1.360, 0.019], [0.439, 1.360, 0.019], [-0.439, 1.360, 0.019],
     [0.677, 1.360, 0.019], [-0.677, 1.360, 0.019],
 ])  # fmt: skip
 
-_POINT_JOINTS = dict(hip="hip", knee="knee", ankle="ankle", toes="foot", shoulder="shoulder", elbow="elbow", wrist="wrist")
+_POINT_JOINTS = {point: point for point in LIMB_POINTS} | {"toes": "foot"}
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ def read_poses(path: Path, fps_in: float | None = None) -> PoseFile:
     elif {"root_orient", "pose_body"} <= arrays.keys():
         body = np.concatenate([arrays["root_orient"], arrays["pose_body"]], axis=1)
     else:
-        raise CaptureError(f"{path}: neither poses nor root_orient and pose_body; it holds {', '.join(sorted(arrays)[:6])}")
+        raise CaptureError(f"{path}: neither poses nor root_orient and pose_body, only {', '.join(sorted(arrays)[:6])}")
     if body.ndim != 2 or body.shape[1] < 66 or arrays.get("trans", np.zeros(0)).shape != (len(body), 3):
         raise CaptureError(f"{path}: poses {body.shape} and trans {arrays.get('trans', np.zeros(0)).shape} do not fit; "
                            "(F, 66 or more) and (F, 3) are needed")
@@ -107,7 +111,7 @@ def load_amass(path: Path, fps_in: float | None = None, up: str = "auto", model:
     Args:
         path: the npz file.
         fps_in: its frame rate, where the file names none (or a wrong one).
-        up: the file's vertical axis. ``auto`` takes the axis along which the pelvis is upright on average; AMASS is Z-up.
+        up: the file's vertical axis; ``auto`` takes the axis along which the pelvis is upright on average (AMASS: z).
         model: SMPL+H model as npz, for the subject's proportions; the stand-in skeleton otherwise.
     """
     file = read_poses(path, fps_in)

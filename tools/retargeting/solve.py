@@ -1,9 +1,9 @@
-"""Inverse kinematics of a whole motion at once: Gauss-Newton with limits, couplings eliminated, accelerations penalised.
+"""Inverse kinematics of a whole motion at once: Gauss-Newton within limits, couplings eliminated, smooth by a penalty.
 
-Minimises ``sum_t |W r(q_t)|^2 + sum_td k_d (q_{t+1} - 2 q_t + q_{t-1})_d^2`` over all frames. The penalty is a zero-phase
-low-pass: at the cut-off ``f_c`` its weight ``k_d = h_d / (2 pi f_c dt)^4`` equals the stiffness ``h_d`` with which the data
-hold dof d, so noise and badly observed moments (an arm hanging straight down has no elevation plane) are bridged, while
-contact terms are met by the motion that comes out: nothing is filtered, and so spoiled, afterwards.
+Minimises ``sum_t |W r(q_t)|^2 + sum_td k_d (q_{t+1} - 2 q_t + q_{t-1})_d^2`` over all frames. The penalty is a low-pass
+without phase: at the cut-off ``f_c`` its weight ``k_d = h_d / (2 pi f_c dt)^4`` equals the stiffness ``h_d`` with which
+the data hold dof d. Noise and badly observed moments (an arm hanging straight down has no elevation plane) are bridged,
+while contact terms are met by the motion that comes out: nothing is filtered, and so spoiled, afterwards.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from tools.retargeting.targets import Targets
 POSTURE_WEIGHT = 0.002  # m/rad towards neutral; decides only what nothing else does
 
 FIRST_DAMPING = 0.1  # of the median stiffness; freer first steps overshoot into postures that a frame does not leave
-# m^2: a dof that the data hold less (twist of a straight arm, wrist, toes) is smoothed as if they held it so much, with a
-# cut-off lower by the fourth root of the ratio.
+# m^2: a dof that the data hold less (twist of a straight arm, wrist, toes) is smoothed as if they held it so much; its
+# cut-off is lower by the fourth root of the ratio.
 SOFTEST = 0.1
 
 
@@ -51,8 +51,10 @@ def target_term(kinematics: MotionKinematics, targets: Targets, neutral: np.ndar
         rest = POSTURE_WEIGHT * (kinematics.coordinates(pose.qpos) - neutral)[:, hinge]
         return Residuals(
             np.concatenate([shift.reshape(frames, -1), turn.reshape(frames, -1), rest], axis=1),
-            np.concatenate([shift_jac.reshape(frames, -1, kinematics.dofs), turn_jac.reshape(frames, -1, kinematics.dofs),
-                            np.broadcast_to(posture, (frames, *posture.shape))], axis=1),
+            np.concatenate(
+                [jac.reshape(frames, -1, kinematics.dofs) for jac in (shift_jac, turn_jac)]
+                + [np.broadcast_to(posture, (frames, *posture.shape))], axis=1,
+            ),
         )
 
     return term

@@ -16,10 +16,10 @@ from sim_models.embodiment import Embodiment
 from tools.retargeting import rotations
 from tools.retargeting.skeleton import DOWN, SIDES, Capture
 
-# Position weights (1 / m relative to each other) and orientation weights (m / rad). Orientation counts where positions say
+# Position weights (relative to each other) and orientation weights (m / rad). Orientation counts where positions say
 # nothing (trunk, pelvis) and little at the ends of the limbs, whose orientations are the noisiest part of a capture.
-POSITION_WEIGHT = {"pelvis": 1.0, "upper_body": 0.7, "head": 0.5, "shoulder": 0.7, "elbow": 1.0, "hand": 1.2, "hip": 0.7,
-                   "knee": 1.0, "ankle": 1.5, "toes": 1.2}
+POSITION_WEIGHT = {"pelvis": 1.0, "upper_body": 0.7, "head": 0.5, "shoulder": 0.7, "elbow": 1.0, "hand": 1.2,
+                   "hip": 0.7, "knee": 1.0, "ankle": 1.5, "toes": 1.2}
 TURN_WEIGHT = {"pelvis": 0.15, "upper_body": 0.15, "ankle": 0.03, "toes": 0.04, "hand": 0.03}
 _TURN_SEGMENT = {"ankle": "foot", "toes": "toes", "hand": "hand"}
 
@@ -150,8 +150,8 @@ def _trunk_and_legs(skeleton: Skeleton, capture: Capture) -> tuple[dict[str, np.
     places = {"pelvis": pelvis, "upper_body": upper, "head": upper + trunk_turn @ skeleton.offset("upper_body", "head")}
     for side in SIDES:
         hip = pelvis + pelvis_turn @ skeleton.offset("pelvis", f"{side}_hip")
-        knee = hip + _direction(capture, f"{side}_hip", f"{side}_knee") * skeleton.length(f"{side}_hip", f"{side}_knee")
-        ankle = knee + _direction(capture, f"{side}_knee", f"{side}_ankle") * skeleton.length(f"{side}_knee", f"{side}_ankle")
+        knee = hip + _segment_vector(skeleton, capture, f"{side}_hip", f"{side}_knee")
+        ankle = knee + _segment_vector(skeleton, capture, f"{side}_knee", f"{side}_ankle")
         toes = ankle + capture.segment(f"{side}_foot") @ skeleton.offset(f"{side}_ankle", f"{side}_toes")
         places |= {f"{side}_hip": hip, f"{side}_knee": knee, f"{side}_ankle": ankle, f"{side}_toes": toes}
     return places, scale
@@ -171,6 +171,10 @@ def leg_scale(skeleton: Skeleton, capture: Capture) -> float:
 def _direction(capture: Capture, start: str, end: str) -> np.ndarray:
     segment = capture.point(end) - capture.point(start)
     return segment / np.linalg.norm(segment, axis=1, keepdims=True)
+
+
+def _segment_vector(skeleton: Skeleton, capture: Capture, start: str, end: str) -> np.ndarray:
+    return _direction(capture, start, end) * skeleton.length(start, end)
 
 
 def _seen(turn: np.ndarray, vectors: np.ndarray) -> np.ndarray:

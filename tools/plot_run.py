@@ -1,0 +1,71 @@
+"""Learning curves of runs: ``python tools/plot_run.py RUN [RUN ...] out=FILE.png``.
+
+Draws reward, episode length, early-termination rate and relative site error over control steps from each run's metrics.csv,
+as measured (thin) and as a moving average over 20 iterations.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+CURVES = {
+    "reward": ("mean reward a step", 1.0),
+    "episode_length": ("episode length in control steps", 1.0),
+    "early_termination_rate": ("early terminations in %", 100.0),
+    "relative_site_error": ("relative site error in cm", 100.0),
+}
+WINDOW = 20
+
+
+def read(run: Path) -> dict[str, np.ndarray]:
+    """Columns of a run's metrics; empty cells are nan."""
+    with (run / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: np.array([float(r[name] or "nan") for r in rows]) for name in ("control_steps", *CURVES)}
+
+
+def smooth(values: np.ndarray) -> np.ndarray:
+    """Mean of the last ``WINDOW`` finite values at each point."""
+    return np.array([np.nanmean(values[max(0, i - WINDOW + 1) : i + 1]) for i in range(len(values))])
+
+
+def plot(runs: list[Path], out: Path) -> None:
+    """Draw the four curves of all runs into one picture."""
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6), sharex=True, layout="constrained")
+    for run in runs:
+        columns = read(run)
+        steps = columns["control_steps"] / 1e6
+        for axis, (name, (label, factor)) in zip(axes.flat, CURVES.items(), strict=True):
+            (line,) = axis.plot(steps, factor * smooth(columns[name]), label=run.name)
+            axis.plot(steps, factor * columns[name], color=line.get_color(), alpha=0.25, linewidth=0.5)
+            axis.set_ylabel(label)
+            axis.grid(alpha=0.3)
+    for axis in axes[1]:
+        axis.set_xlabel("million control steps")
+    axes[0, 0].legend()
+    out.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(out, dpi=110)
+
+
+def main(arguments: list[str]) -> int:
+    """Read the command line; returns the exit code."""
+    runs = [Path(a) for a in arguments if "=" not in a]
+    out = next((a.removeprefix("out=") for a in arguments if a.startswith("out=")), "")
+    missing = [run for run in runs if not (run / "metrics.csv").is_file()]
+    if not runs or not out or missing:
+        print(f"{missing[0]}: no metrics.csv in it" if missing else __doc__, file=sys.stderr)
+        return 2
+    plot(runs, Path(out))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -113,9 +113,17 @@ def _start_weights(recipe: Recipe, module: PpoModule, resumed: dict[str, Any] | 
         start = ckpt.read_checkpoint(recipe.init_from)
         ckpt.check_compatible(recipe.init_from, start, body, layout)
         ckpt.load_weights(recipe.init_from, module.agent, start)
+    else:
+        _start_statistics(recipe, module)
     if recipe.ppo.reset_std is not None:
         with torch.no_grad():
             module.agent.nets.log_std.fill_(math.log(recipe.ppo.reset_std))
+
+
+def _start_statistics(recipe: Recipe, module: PpoModule) -> None:
+    """Let a fresh normaliser see what episodes start from; the original's sees one row of zeros."""
+    start = module.env.reset()["observation"]
+    module.agent.normaliser.update(torch.zeros_like(start[:1]) if recipe.ppo.upstream else start)
 
 
 def _run_dir(recipe: Recipe) -> Path:

@@ -7,22 +7,16 @@ import musclemimic_models
 
 from sim_models import edits
 from sim_models.embodiment import Embodiment
-from sim_models.fullbody import ARM_SITES, _mimic
+from sim_models.fullbody import ARM_SITES, mimic
 
 
 def myo_bimanual(fingers: bool = False) -> Embodiment:
     """Compile the arms.  Source: ``musclemimic-models`` (Apache-2.0; the arm carries the MoBL-ARMS terms)."""
     spec = mujoco.MjSpec.from_file(str(musclemimic_models.get_xml_path("bimanual")))
-    if not fingers:
-        edits.remove_fingers(spec)
-    sites = _mimic({"upper_body": "thorax"} | ARM_SITES)
-    edits.add_mimic_sites(spec, sites)
-    edits.remove_velocity_sensors(spec)
-    edits.set_excitation_range(spec)
-    edits.set_options(spec)
+    sites = mimic({"upper_body": "thorax"} | ARM_SITES)
     return Embodiment(
         name="myo_bimanual",
-        model=spec.compile(),
+        model=edits.prepare(spec, sites, fingers),
         mimic_sites=sites,
         feet={},
         touch_sensors=(),

@@ -64,3 +64,20 @@ def set_options(spec: mujoco.MjSpec) -> None:
     option.iterations = 4
     option.ls_iterations = 8
     option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP | mujoco.mjtDisableBit.mjDSBL_AUTORESET
+
+
+def prepare(spec: mujoco.MjSpec, sites: Mapping[str, str], fingers: bool) -> mujoco.MjModel:
+    """Make all edits and compile.
+
+    Args:
+        spec: published model, edited in place.
+        sites: mimic site name to body name.
+        fingers: whether the fingers move.
+    """
+    if not fingers:
+        remove_fingers(spec)
+    add_mimic_sites(spec, sites)
+    remove_velocity_sensors(spec)
+    set_excitation_range(spec)
+    set_options(spec)
+    return spec.compile()

@@ -21,23 +21,18 @@ LEG_SITES = {
 SOLE_GEOMS = ("foot_col1", "foot_col3", "foot_col4", "bofoot_col1", "bofoot_col2")
 
 
-def _mimic(sites: dict[str, str]) -> dict[str, str]:
+def mimic(sites: dict[str, str]) -> dict[str, str]:
+    """Site names as published: ``x`` becomes ``x_mimic``."""
     return {f"{site}_mimic": body for site, body in sites.items()}
 
 
 def myo_fullbody(fingers: bool = False) -> Embodiment:
     """Compile the full body.  Source: ``musclemimic-models`` (Apache-2.0; the arm carries the MoBL-ARMS terms)."""
     spec = mujoco.MjSpec.from_file(str(musclemimic_models.get_xml_path("myofullbody")))
-    if not fingers:
-        edits.remove_fingers(spec)
-    sites = _mimic({"pelvis": "pelvis", "upper_body": "lumbar1", "head": "head"} | ARM_SITES | LEG_SITES)
-    edits.add_mimic_sites(spec, sites)
-    edits.remove_velocity_sensors(spec)
-    edits.set_excitation_range(spec)
-    edits.set_options(spec)
+    sites = mimic({"pelvis": "pelvis", "upper_body": "lumbar1", "head": "head"} | ARM_SITES | LEG_SITES)
     return Embodiment(
         name="myo_fullbody",
-        model=spec.compile(),
+        model=edits.prepare(spec, sites, fingers),
         mimic_sites=sites,
         feet={side: tuple(f"{side[0]}_{geom}" for geom in SOLE_GEOMS) for side in ("left", "right")},
         touch_sensors=("r_foot", "r_toes", "l_foot", "l_toes"),

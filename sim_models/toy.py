@@ -14,12 +14,9 @@ def toy_arm(fingers: bool = False) -> Embodiment:
     """Compile the toy arm (it has no fingers, so ``fingers`` changes nothing)."""
     spec = mujoco.MjSpec.from_file(str(Path(__file__).with_name("toy_arm.xml")))
     sites = {"shoulder_mimic": "post", "elbow_mimic": "forearm", "hand_mimic": "hand"}
-    edits.add_mimic_sites(spec, sites)
-    edits.set_excitation_range(spec)
-    edits.set_options(spec)
     return Embodiment(
         name="toy_arm",
-        model=spec.compile(),
+        model=edits.prepare(spec, sites, fingers),
         mimic_sites=sites,
         feet={},
         touch_sensors=(),

@@ -139,7 +139,7 @@ def parse_overrides(arguments: Iterable[str]) -> DictConfig:
         raise RecipeError(f"cannot read the overrides: {_first_line(error)}") from None
 
 
-def _base_chain(name: str) -> list[DictConfig]:
+def _base_chain(name: str, above: tuple[Path, ...] = ()) -> list[DictConfig]:
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
     if not path.is_file():
         near = get_close_matches(name, recipe_names(), n=1)
@@ -151,7 +151,9 @@ def _base_chain(name: str) -> list[DictConfig]:
         raise RecipeError(f"{path}: not readable as YAML ({' '.join(str(error).split())}); correct it there") from None
     if not isinstance(layer, DictConfig):
         raise RecipeError(f"{path}: a recipe is a YAML mapping; this is none")
-    return [*(_base_chain(str(layer.base)) if "base" in layer else []), layer]
+    if path in above:
+        raise RecipeError(f"{path}: its chain of base: leads back to itself; take one of the bases out")
+    return [*(_base_chain(str(layer.base), (*above, path)) if "base" in layer else []), layer]
 
 
 def _profile(name: str, cuda_available: bool) -> str:

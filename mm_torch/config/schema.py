@@ -98,8 +98,8 @@ class OptimiserConfig:
     kind: str = "adamw"  # adamw, or muon (2-D weights by Muon, the rest by AdamW)
     lr: float = 3e-4
     weight_decay: float = 0.0
-    schedule: str = "linear"  # constant, linear (to lr * min_ratio) or warmup_cosine
-    min_ratio: float = 0.0
+    schedule: str = "linear"  # constant, linear (to 0 at the end of the run) or warmup_cosine
+    min_ratio: float = 0.0  # last rate over lr, warmup_cosine only
     warmup: float = 0.1  # share of the run, warmup_cosine only
 
 

@@ -184,3 +184,10 @@ def test_unknown_terms_are_refused(word: str, part: str) -> None:
     with pytest.raises(RecipeError) as error:
         build.check_terms(load("recipe=toy_arm", word))
     assert part in str(error.value) and "\n" not in str(error.value)
+
+
+def test_circular_bases_are_refused(tmp_path: Path) -> None:
+    for name, base in (("a", "b"), ("b", "a")):
+        (tmp_path / f"{name}.yaml").write_text(f"base: {tmp_path / base}.yaml\n")
+    with pytest.raises(RecipeError, match="leads back to itself"):
+        load_recipe([f"recipe={tmp_path / 'a'}.yaml"], cuda_available=False)

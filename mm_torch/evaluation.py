@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ ERRORS = (
     "joint_position_error", "joint_velocity_error", "root_position_error", "root_yaw_error", "relative_site_error",
     "absolute_site_error",
 )
+THRESHOLDS = ("relative_site_deviation", "root_position", "absolute_site_deviation")
 MAX_WORLDS = 64
 
 
@@ -65,14 +68,15 @@ def load_agent(path: Path | str) -> tuple[Recipe, Agent]:
     recipe = to_recipe(checkpoint[ckpt.KEY]["recipe"])
     body = build.build_body(recipe)
     ckpt.check_compatible(path, checkpoint, body, checkpoint[ckpt.KEY]["layout"])
-    agent = Agent(checkpoint[ckpt.KEY]["layout"][-1][2], body.model.nu, recipe.net)
+    actions = checkpoint["state_dict"]["agent.nets.log_std"].numel()
+    agent = Agent(checkpoint[ckpt.KEY]["layout"][-1][2], actions, recipe.net)
     ckpt.load_weights(path, agent, checkpoint)
     return recipe, agent.eval()
 
 
-def evaluation_recipe(recipe: Recipe, motions: str | None) -> Recipe:
-    """The recipe with the evaluation's thresholds, without horizon, on given motions."""
-    limits = {name: value for name, value in vars(recipe.evaluation).items()}
+def evaluation_recipe(recipe: Recipe, motions: str | None, thresholds: Mapping[str, float]) -> Recipe:
+    """The recipe with the evaluation's thresholds (replaced by those given), without horizon, on given motions."""
+    limits = vars(recipe.evaluation) | dict(thresholds)
     return replace(recipe, motions=motions, task=replace(recipe.task, termination=limits, horizon_steps=2**31))
 
 
@@ -143,7 +147,9 @@ def summarise(results: list[ClipResult]) -> dict[str, float]:
     }
 
 
-def evaluate(checkpoint: str, motions: str | None, out: str, threads: int = 0) -> dict[str, float]:
+def evaluate(
+    checkpoint: str, motions: str | None, out: str, threads: int = 0, thresholds: Mapping[str, float] = MappingProxyType({})
+) -> dict[str, float]:
     """Evaluate a checkpoint and write ``summary.json``, ``per_clip.csv`` and TensorBoard events.
 
     Args:
@@ -151,6 +157,7 @@ def evaluate(checkpoint: str, motions: str | None, out: str, threads: int = 0) -
         motions: directory with clips; None: those of the checkpoint's recipe.
         out: directory to write to.
         threads: CPU threads in all; 0: all cores.
+        thresholds: deviation (one of ``THRESHOLDS``) to the value in m that ends a clip early, where not the recipe's.
 
     Returns:
         The summary, SI units.
@@ -158,7 +165,7 @@ def evaluate(checkpoint: str, motions: str | None, out: str, threads: int = 0) -
     budget = budget_threads(threads or None)
     apply(budget)
     recipe, agent = load_agent(checkpoint)
-    recipe = evaluation_recipe(recipe, motions if motions is not None else recipe.motions)
+    recipe = evaluation_recipe(recipe, motions if motions is not None else recipe.motions, thresholds)
     body = build.build_body(recipe)
     bank = build.build_bank(recipe, body, torch.device("cuda" if build.backend(recipe) == "warp" and
                                                        torch.cuda.is_available() else "cpu"))

@@ -44,10 +44,13 @@ class ActorMean(nn.Module):
 
     Args:
         agent: trained networks; copied, the critic left out.
+        drive: what spreads actions over muscles (A, M); None where each muscle has its own.
     """
 
-    def __init__(self, agent: Agent) -> None:
+    def __init__(self, agent: Agent, drive: Tensor | None) -> None:
         super().__init__()
+        self.spreads = drive is not None
+        self.register_buffer("drive", torch.zeros(0) if drive is None else drive)
         normaliser = agent.normaliser
         self.register_buffer("mean", normaliser.mean.float())
         self.register_buffer("inverse_std", torch.rsqrt(normaliser.var + DIVISOR_EPSILON).float())
@@ -55,9 +58,12 @@ class ActorMean(nn.Module):
         self.actor = copy.deepcopy(agent.nets.actor).requires_grad_(False)
 
     def forward(self, observation: Tensor) -> Tensor:
-        """Unbounded mean action (N, M) of raw observations (N, O)."""
+        """Unbounded mean action of each muscle (N, M) for raw observations (N, O)."""
         normalised = (observation - self.mean) * self.inverse_std
-        return self.actor(normalised.clamp(-self.clip, self.clip))
+        action = self.actor(normalised.clamp(-self.clip, self.clip))
+        if self.spreads:
+            action = action @ self.drive
+        return action
 
 
 class ConstantBasePolicy(nn.Module):
@@ -66,11 +72,12 @@ class ConstantBasePolicy(nn.Module):
     Args:
         agent: trained networks.
         action: action map.
+        drive: see ``ActorMean``.
     """
 
-    def __init__(self, agent: Agent, action: ActionConfig) -> None:
+    def __init__(self, agent: Agent, action: ActionConfig, drive: Tensor | None) -> None:
         super().__init__()
-        self.mean_action = ActorMean(agent)
+        self.mean_action = ActorMean(agent, drive)
         self.offset, self.scale, self.low = action.offset, action.scale, max(action.low, 0.0)
 
     def forward(self, observation: Tensor) -> Tensor:
@@ -84,11 +91,12 @@ class ReferenceBasePolicy(nn.Module):
     Args:
         agent: trained networks.
         action: action map.
+        drive: see ``ActorMean``.
     """
 
-    def __init__(self, agent: Agent, action: ActionConfig) -> None:
+    def __init__(self, agent: Agent, action: ActionConfig, drive: Tensor | None) -> None:
         super().__init__()
-        self.mean_action = ActorMean(agent)
+        self.mean_action = ActorMean(agent, drive)
         self.scale, self.low = action.scale, max(action.low, 0.0)
 
     def forward(self, observation: Tensor, base: Tensor) -> Tensor:
@@ -124,7 +132,7 @@ def export_policy(checkpoint_path: Path | str, out: Path | str) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     policy, sheet = (path.with_name(f".{path.name}.tmp") for path in (out, out.with_suffix(".json")))
     try:
-        _script(POLICIES[recipe.task.action.base](agent, recipe.task.action).eval()).save(str(policy))
+        _script(POLICIES[recipe.task.action.base](agent, recipe.task.action, env.drive).eval()).save(str(policy))
         difference = largest_difference(torch.jit.load(str(policy)), agent, env)
         if not difference <= TOLERANCE:
             raise PolicyFileError(
@@ -220,7 +228,8 @@ def policy_sheet(recipe: Recipe, env: MimicEnv, extra: dict[str, Any]) -> dict[s
             "shape": ["N", muscles], "dtype": "float32",
             "meaning": "excitation (MuJoCo ctrl) of each muscle, in [0, 1]",
         },
-        "action_map": f"clip({'base' if by_reference else f'{action.offset:g}'} + {action.scale:g} * mean, "
+        "action_map": f"clip({'base' if by_reference else f'{action.offset:g}'} + {action.scale:g} * "
+                      f"{'mean' if env.drive is None else 'mean of each joint spread over its muscles'}, "
                       f"{max(action.low, 0.0):g}, 1)",
         "observation": [
             {"term": s.name, "start": s.start, "end": s.end, "meaning": _meaning(observation.TERMS[s.name])}

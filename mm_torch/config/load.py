@@ -21,6 +21,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "profile": ("auto", "cuda", "cpu"),
     "compat": ("corrected", "upstream"),
     "sim": ("auto", "warp", "native"),
+    "task.action.space": ("muscle", "joint"),
     "task.action.base": ("constant", "reference"),
     "task.reset_activations": ("reference", "zero"),
     "net.kind": ("plain", "residual", "moe"),

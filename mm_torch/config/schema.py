@@ -25,8 +25,9 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class ActionConfig:
-    """Action map: ``excitation = clip(base + scale * action, low, 1)``."""
+    """Action map: ``excitation = clip(base + scale * spread(action), low, 1)``."""
 
+    space: str = "muscle"  # muscle: one action a muscle; joint: one a independent joint, spread over its muscles
     base: str = "constant"  # constant: offset below; reference: activations of the reference at that time
     offset: float = 0.5  # base of the constant map
     scale: float = 0.5

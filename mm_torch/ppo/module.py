@@ -42,7 +42,7 @@ class PpoModule(lightning.LightningModule):
         self.recipe, self.config = recipe, recipe.ppo
         self.env = env
         kind = UpstreamAgent if self.config.upstream else Agent
-        self.agent = kind(env.layout[-1].end, env.physics.body.model.nu, recipe.net)
+        self.agent = kind(env.layout[-1].end, env.action_spec.shape[-1], recipe.net)
         self.reward_normaliser = RewardNormaliser(
             recipe.num_envs, self.config.gamma, upstream=self.config.upstream
         )

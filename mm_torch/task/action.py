@@ -7,11 +7,21 @@ from torch import Tensor
 from mm_torch.config.schema import ActionConfig
 
 
+def spread(action: Tensor, drive: Tensor | None) -> Tensor:
+    """Actions (N, A) as one number a muscle (N, M).
+
+    With ``space=joint`` there is one action an independent joint and ``drive`` (A, M) is ``Embodiment.joint_drive``: a
+    positive action excites the muscles that turn the joint forwards and relaxes those that turn it back, each in
+    proportion to moment arm times peak force. None: each muscle has an action of its own.
+    """
+    return action if drive is None else action @ drive
+
+
 def excite(action: Tensor, base: Tensor | float, config: ActionConfig) -> Tensor:
     """``excitation = clip(base + scale * action, low, 1)``.
 
     Args:
-        action: (N, M), unbounded.
+        action: (N, M), unbounded, one a muscle.
         base: excitation of a zero action: the configured offset, or the reference's activations (N, M).
         config: scale and lower bound.
 

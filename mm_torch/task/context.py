@@ -22,12 +22,13 @@ class BodyTensors:
     hinge_qpos/dof   addresses of all scalar joints                                         (J,)
     free_qpos/dof    addresses of the scalar joints that no coupling determines             (D,)
     peak_force       maximum isometric force of each muscle in N                            (M,)
+    joint_drive      share of each muscle in driving each independent joint, signed         (D, M)
     optimal_length   optimal fibre length L0 in m                                           (M,)
     length_offset    actuator length at normalised fibre length 0 in m                      (M,)
     max_velocity     maximum shortening velocity in L0/s                                    (M,)
     ================ ====================================================================== =======
 
-    Source: MuJoCo muscle model; where the compiled force is negative the peak force is ``scale / acc0``.
+    Source: MuJoCo muscle model.
     """
 
     def __init__(self, body: Embodiment, device: torch.device) -> None:
@@ -44,9 +45,10 @@ class BodyTensors:
         self.free_qpos = index(model.jnt_qposadr[body.independent_hinges])
         self.free_dof = index(model.jnt_dofadr[body.independent_hinges])
         gain = model.actuator_gainprm
-        self.peak_force = number(np.where(gain[:, 2] >= 0, gain[:, 2], gain[:, 3] / model.actuator_acc0))
+        self.peak_force = number(body.peak_force)
         span = model.actuator_lengthrange
         optimal = (span[:, 1] - span[:, 0]) / (gain[:, 1] - gain[:, 0])
+        self.joint_drive = number(body.joint_drive)
         self.optimal_length = number(optimal)
         self.length_offset = number(span[:, 0] - gain[:, 0] * optimal)
         self.max_velocity = number(gain[:, 6])
@@ -63,7 +65,7 @@ class StepContext:
     clip, frame     clip of each world and the reference frame that is due now                     (N,)
     origin          world position (z = 0) of the episode's reference origin; the reference is     (N, 3) m
                     shifted by ``-origin`` so that each episode starts at x = y = 0
-    action          the policy's last action, unbounded                                            (N, M)
+    action          the policy's last action, unbounded                                            (N, A)
     excitation      the excitation made of it                                                      (N, M)
     lookahead       frames ahead of ``frame`` that the policy sees                                 (K,)
     =============== ============================================================================== ===========

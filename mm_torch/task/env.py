@@ -16,7 +16,7 @@ from mm_torch.motion.bank import ReferenceBank
 from mm_torch.motion.sampling import ClipSampler, draw_frames
 from mm_torch.sim.physics import Physics
 from mm_torch.task import observation, termination
-from mm_torch.task.action import excite
+from mm_torch.task.action import excite, spread
 from mm_torch.task.context import BodyTensors, StepContext
 from mm_torch.task.metrics import tracking_errors
 from mm_torch.task.reward import reward
@@ -40,7 +40,7 @@ class MimicEnv(EnvBase):
 
     ============== ============ ==========================================
     observation    (N, O)       terms of ``task.observation``
-    action         (N, M)       unbounded; see ``task.action``
+    action         (N, A)       unbounded; see ``task.action``
     reward         (N, 1)
     terminated     (N, 1) bool  the imitation failed
     truncated      (N, 1) bool  clip or horizon ended
@@ -80,7 +80,8 @@ class MimicEnv(EnvBase):
         muscles = physics.body.model.nu
         self.clip, self.frame, self.steps = (torch.zeros(n, dtype=torch.long, device=device) for _ in range(3))
         self.origin = torch.zeros(n, 3, device=device)
-        self._action = torch.zeros(n, muscles, device=device)
+        self.drive = self.body_tensors.joint_drive if task.action.space == "joint" else None
+        self._action = torch.zeros(n, muscles if self.drive is None else len(self.drive), device=device)
         self._excitation = torch.zeros(n, muscles, device=device)
         self._lookahead = torch.tensor(task.lookahead_steps, dtype=torch.long, device=device)
         self.layout = observation.layout(self.context(), task.observation)
@@ -113,7 +114,7 @@ class MimicEnv(EnvBase):
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         self._action.copy_(tensordict["action"])
-        self._excitation.copy_(excite(self._action, self._action_base(), self.task.action))
+        self._excitation.copy_(excite(spread(self._action, self.drive), self._action_base(), self.task.action))
         excitation = self._excitation.clamp_min(0.0)
         if self.recorder is not None:
             self.recorder.record(self.physics.state, excitation, self.steps == 0)

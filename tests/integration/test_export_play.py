@@ -28,6 +28,7 @@ NETS = {
     "moe": ("net.kind=moe", "net.hidden=[32,32,32]", "net.moe.layers=[2]", "net.moe.experts=4"),
     "upstream": ("net.observation_clip=null", "ppo.upstream=true", "task.action={low: -1.0, offset: 0.0, scale: 1.0}"),
     "reference": ("task.action.base=reference", "task.action.scale=0.3"),
+    "joint": ("task.action.space=joint",),
 }
 
 
@@ -49,7 +50,10 @@ def expected(checkpoint: Path, observation: torch.Tensor, base: torch.Tensor | f
     recipe, agent = load_agent(checkpoint)
     action = recipe.task.action
     with torch.no_grad():
-        return (base + action.scale * agent.mean_action(observation)).clamp(action.low, 1.0).clamp(min=0.0)
+        mean = agent.mean_action(observation)
+        if action.space == "joint":
+            mean = mean @ torch.from_numpy(load_body("toy_arm").joint_drive).float()
+        return (base + action.scale * mean).clamp(action.low, 1.0).clamp(min=0.0)
 
 
 @pytest.mark.parametrize("kind", NETS)

@@ -20,7 +20,7 @@ from mm_torch.motion.clip import Clip, load_clip
 from mm_torch.motion.library import library_clips
 from mm_torch.sim.native import NativePhysics
 from mm_torch.task import observation
-from mm_torch.task.action import excite
+from mm_torch.task.action import excite, spread
 from mm_torch.task.env import MimicEnv
 from mm_torch.task.metrics import tracking_errors
 from mm_torch.task.reward import reward
@@ -398,3 +398,28 @@ def test_a_restored_environment_goes_on_bit_for_bit(words: tuple[str, ...]) -> N
     _, ours = run(restored, restored.reset(), range(6, 40))
     for step, (a, b) in enumerate(zip(expected, ours, strict=True)):
         assert torch.equal(a, b), f"step {step} after the restoration differs"
+
+
+def test_joint_actions_drive_agonists_and_relax_antagonists() -> None:
+    body = load_body("myo_fullbody")
+    config = ActionConfig(space="joint", offset=0.3, scale=0.2)
+    drive = torch.from_numpy(body.joint_drive)
+    assert drive.shape == (31, 354) and torch.allclose(drive.abs().amax(1), torch.ones(31).double())
+    names = [body.joint_names[j] for j in body.independent_hinges]
+    action = torch.zeros(1, 31, dtype=torch.float64)
+    action[0, names.index("knee_angle_r")] = 1.0  # flexion
+    excitation = excite(spread(action, drive), config.offset, config)[0]
+    muscle = {name: float(excitation[i]) for i, name in enumerate(body.muscle_names)}
+    assert muscle["bflh_r"] > 0.31 and muscle["vaslat_r"] == pytest.approx(0.1) and muscle["vaslat_l"] == pytest.approx(0.3)
+
+
+def test_a_joint_action_turns_its_joint() -> None:
+    env = make_env("recipe=toy_arm", "task.action.space=joint", clips=1)
+    assert env.action_spec.shape[-1] == 2
+    before = env.reset()
+    qpos = env.physics.state.qpos.clone()
+    action = torch.zeros(env.action_spec.shape)
+    action[:, 1] = 1.0
+    for _ in range(5):
+        before = env.step(before.set("action", action))["next"]
+    assert (env.physics.state.qpos[:, 1] > qpos[:, 1] + 0.01).all()

@@ -1,4 +1,17 @@
-"""``python -m mm_torch.train recipe=NAME [key.sub=value ...]``: train a policy. See README.md."""
+"""``python -m mm_torch.train recipe=NAME [key.sub=value ...]``: train a policy.
+
+recipe        a file of recipes/ (toy_arm, bimanual_demo, fullbody_generalist ...) or a path to a YAML file
+motions       directory with clips; default: the built-in motion library
+run_dir       directory to write; default: runs/<recipe>-<time>
+total_steps   budget in control steps; default: the recipe's
+max_minutes   budget in minutes; default: none
+num_envs      worlds; default: the profile's
+profile       cuda or cpu; default: cuda where a GPU is found
+resume        run directory or checkpoint to continue, bit for bit on the CPU (no recipe= needed)
+init_from     checkpoint to fine-tune, with recipe=fullbody_finetune motions=DIR ppo.reset_std=0.2
+compat        upstream reproduces MuscleMimic 0.1.0
+Every other key, with its meaning and default: mm_torch/config/schema.py. Ctrl-C finishes the iteration and saves.
+"""
 
 from __future__ import annotations
 

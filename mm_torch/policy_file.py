@@ -77,12 +77,12 @@ class ConstantBasePolicy(nn.Module):
 
     def __init__(self, agent: Agent, action: ActionConfig, drive: Tensor | None) -> None:
         super().__init__()
-        self.mean_action = ActorMean(agent, drive)
-        self.offset, self.scale, self.low = action.offset, action.scale, max(action.low, 0.0)
+        self.policy = ReferenceBasePolicy(agent, action, drive)
+        self.register_buffer("offset", torch.tensor(action.offset))
 
     def forward(self, observation: Tensor) -> Tensor:
         """Excitations (N, M) in [0, 1] of raw observations (N, O)."""
-        return (self.offset + self.scale * self.mean_action(observation)).clamp(self.low, 1.0)
+        return self.policy(observation, self.offset)
 
 
 class ReferenceBasePolicy(nn.Module):

@@ -49,7 +49,6 @@ def train(recipe: Recipe) -> Path:
     torch.manual_seed(recipe.seed)
 
     body = build.build_body(recipe)
-    build.check_terms(recipe)
     physics = build.build_physics(recipe, body, recipe.num_envs, threads.physics)
     bank = build.build_bank(recipe, body, physics.device)
     env = build.build_env(recipe, physics, bank, run_dir / "failed_worlds")

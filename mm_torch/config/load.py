@@ -61,8 +61,8 @@ class RecipeError(ValueError):
 
 
 def recipe_names() -> list[str]:
-    """Names of the recipes that come with the project."""
-    return sorted(p.stem for p in RECIPES.glob("*.yaml") if p.stem != "base")
+    """Names of the recipes that come with the project; those whose name ends in ``base`` only serve others."""
+    return sorted(p.stem for p in RECIPES.glob("*.yaml") if not p.stem.endswith("base"))
 
 
 def load_recipe(

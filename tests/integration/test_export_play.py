@@ -105,7 +105,7 @@ def test_a_wrong_policy_is_not_kept(toy_run: Path, tmp_path: Path, monkeypatch: 
     class Wrong(policy_file.ConstantBasePolicy):
         def __init__(self, *arguments: object) -> None:
             super().__init__(*arguments)
-            self.scale += 1e-3
+            self.policy.scale += 1e-3
 
     out = tmp_path / "policy.pt"
     out.write_bytes(b"an older one")

@@ -27,7 +27,7 @@ def has_upstream(name: str) -> bool:
 
 # -- what comes with the project --------------------------------------------------------------------------------------
 @pytest.mark.parametrize("profile", ["cpu", "cuda"])
-@pytest.mark.parametrize("name", [n for n in recipe_names() if not n.endswith("_base")])
+@pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_loads(name: str, profile: str) -> None:
     for cuda in (False, True):
         recipe = load(f"recipe={name}", f"profile={profile}", cuda=cuda)
@@ -39,7 +39,7 @@ def test_every_recipe_loads(name: str, profile: str) -> None:
 
 
 @pytest.mark.parametrize("profile", ["cpu", "cuda"])
-@pytest.mark.parametrize("name", [n for n in recipe_names() if not n.endswith("_base") and has_upstream(n)])
+@pytest.mark.parametrize("name", [n for n in recipe_names() if has_upstream(n)])
 def test_every_upstream_layer_loads(name: str, profile: str) -> None:
     corrected = load(f"recipe={name}", f"profile={profile}")
     recipe = load(f"recipe={name}", f"profile={profile}", "compat=upstream")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import os
 from collections.abc import Mapping
@@ -107,21 +108,24 @@ def evaluate_bank(recipe: Recipe, agent: Agent, bank: ReferenceBank, threads: in
 
 def _run_clips(env: MimicEnv, agent: Agent, clips: Tensor) -> list[ClipResult]:
     env.assign(clips, torch.zeros_like(clips))
-    state = env.reset()
+    env.reset()
     alive = torch.ones(len(clips), dtype=torch.bool, device=env.device)
     length, total = torch.zeros_like(clips), torch.zeros(len(clips), device=env.device)
     early = torch.zeros_like(alive)
     sums = {name: torch.zeros_like(total) for name in ERRORS}
-    while alive.any():
-        state = env.step(state.set("action", agent.mean_action(state["observation"])))["next"]
+    for step in itertools.count():
+        if not alive.any():
+            break
+        if step % env.task.action.hold_steps == 0:
+            action = agent.mean_action(env.current_observation)
+        taken = env.advance(action, alive)
         tracked = alive & ~env.physics.state.failed
         length += alive
-        total += torch.where(alive, state["reward"].squeeze(-1), 0.0)
+        total += taken.reward
         for name, value in tracking_errors(env.context()).items():
             sums[name] += torch.where(tracked, value, 0.0)
-        early |= alive & state["terminated"].squeeze(-1)
-        alive = alive & ~state["done"].squeeze(-1)
-        state = state.select("observation")
+        early |= taken.terminated
+        alive = alive & ~(taken.terminated | taken.truncated)
     frames = (env.bank.lengths[clips] - 1).tolist()
     steps = length.tolist()
     return [

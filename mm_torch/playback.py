@@ -86,12 +86,13 @@ def _env(recipe: Recipe, body: Embodiment, bank: ReferenceBank) -> MimicEnv:
 @torch.no_grad()
 def _roll(env: MimicEnv, agent: Agent, clip: int, steps: int) -> Take:
     env.assign(torch.tensor([clip]), torch.tensor([0]))
-    state = env.reset()
+    env.reset()
     rows = [_row(env)]
     errors: list[float] = []
-    for _ in range(steps):
-        action = agent.mean_action(state["observation"])
-        state = env.step(state.set("action", action))["next"].select("observation")
+    for step in range(steps):
+        if step % env.task.action.hold_steps == 0:
+            action = agent.mean_action(env.current_observation)
+        env.advance(action, torch.ones_like(env.clip, dtype=torch.bool))
         if env.physics.state.failed.any():
             break
         rows.append(_row(env))

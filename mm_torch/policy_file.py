@@ -9,7 +9,7 @@ import os
 import warnings
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
@@ -39,72 +39,64 @@ class PolicyFileError(RuntimeError):
     """An exported policy does not do what the trained one does; the message gives the difference."""
 
 
-class ActorMean(nn.Module):
-    """``actor(clip((x - mean) / std))`` in single precision, for raw observations.
+class ExportedPolicy(nn.Module):
+    """Excitations from observations, normaliser, actor mean and action map in one.
+
+    ``clip(base + scale * spread(mean + stiffness * joint_error + damping * joint_velocity_error), max(low, 0), 1)`` with
+    ``mean = actor(clip((observation - m) / s))``, in single precision.
 
     Args:
         agent: trained networks; copied, the critic left out.
+        action: action map.
         drive: what spreads actions over muscles (A, M); None where each muscle has its own.
     """
 
-    def __init__(self, agent: Agent, drive: Tensor | None) -> None:
+    def __init__(self, agent: Agent, action: ActionConfig, drive: Tensor | None) -> None:
         super().__init__()
+        normaliser = agent.normaliser
         self.spreads = drive is not None
         self.register_buffer("drive", torch.zeros(0) if drive is None else drive)
-        normaliser = agent.normaliser
         self.register_buffer("mean", normaliser.mean.float())
         self.register_buffer("inverse_std", torch.rsqrt(normaliser.var + DIVISOR_EPSILON).float())
+        self.register_buffer("offset", torch.tensor(action.offset))
         self.clip = float("inf") if normaliser.clip is None else normaliser.clip
+        self.scale, self.low = action.scale, max(action.low, 0.0)
+        self.stiffness, self.damping = action.stiffness, action.damping
+        self.by_reference, self.has_feedback = action.base == "reference", bool(action.stiffness or action.damping)
         self.actor = copy.deepcopy(agent.nets.actor).requires_grad_(False)
 
-    def forward(self, observation: Tensor) -> Tensor:
-        """Unbounded mean action of each muscle (N, M) for raw observations (N, O)."""
+    def forward(
+        self,
+        observation: Tensor,
+        base: Optional[Tensor] = None,  # noqa: UP045  TorchScript reads no other spelling
+        joint_error: Optional[Tensor] = None,  # noqa: UP045
+        joint_velocity_error: Optional[Tensor] = None,  # noqa: UP045
+    ) -> Tensor:
+        """Excitations (N, M) in [0, 1].
+
+        Args:
+            observation: (N, O) raw; while an action is held, that of the step at which it was chosen.
+            base: (N, M) excitation of a zero action; only for a policy on top of the reference's activations.
+            joint_error: (N, A) rad, reference minus own position of the independent joints, each control step anew; only
+                for a policy with joint feedback.
+            joint_velocity_error: (N, A) rad/s, likewise.
+
+        Raises:
+            ValueError: an input that this policy needs is missing.
+        """
+        if self.by_reference and base is None:
+            raise ValueError("this policy adds to the reference's activations: give them as base=")
+        if self.has_feedback and (joint_error is None or joint_velocity_error is None):
+            raise ValueError("this policy has joint feedback: give joint_error= and joint_velocity_error=")
         normalised = (observation - self.mean) * self.inverse_std
         action = self.actor(normalised.clamp(-self.clip, self.clip))
+        if joint_error is not None:
+            action = action + self.stiffness * joint_error
+        if joint_velocity_error is not None:
+            action = action + self.damping * joint_velocity_error
         if self.spreads:
             action = action @ self.drive
-        return action
-
-
-class ConstantBasePolicy(nn.Module):
-    """Excitations from observations: ``max(0, clip(offset + scale * mean, low, 1))``.
-
-    Args:
-        agent: trained networks.
-        action: action map.
-        drive: see ``ActorMean``.
-    """
-
-    def __init__(self, agent: Agent, action: ActionConfig, drive: Tensor | None) -> None:
-        super().__init__()
-        self.policy = ReferenceBasePolicy(agent, action, drive)
-        self.register_buffer("offset", torch.tensor(action.offset))
-
-    def forward(self, observation: Tensor) -> Tensor:
-        """Excitations (N, M) in [0, 1] of raw observations (N, O)."""
-        return self.policy(observation, self.offset)
-
-
-class ReferenceBasePolicy(nn.Module):
-    """Excitations from observations and the reference's activations: ``max(0, clip(base + scale * mean, low, 1))``.
-
-    Args:
-        agent: trained networks.
-        action: action map.
-        drive: see ``ActorMean``.
-    """
-
-    def __init__(self, agent: Agent, action: ActionConfig, drive: Tensor | None) -> None:
-        super().__init__()
-        self.mean_action = ActorMean(agent, drive)
-        self.scale, self.low = action.scale, max(action.low, 0.0)
-
-    def forward(self, observation: Tensor, base: Tensor) -> Tensor:
-        """Excitations (N, M) in [0, 1] of raw observations (N, O) and base excitations (N, M)."""
-        return (base + self.scale * self.mean_action(observation)).clamp(self.low, 1.0)
-
-
-POLICIES = {"constant": ConstantBasePolicy, "reference": ReferenceBasePolicy}
+        return ((self.offset if base is None else base) + self.scale * action).clamp(self.low, 1.0)
 
 
 def export_policy(checkpoint_path: Path | str, out: Path | str) -> Path:
@@ -132,7 +124,7 @@ def export_policy(checkpoint_path: Path | str, out: Path | str) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     policy, sheet = (path.with_name(f".{path.name}.tmp") for path in (out, out.with_suffix(".json")))
     try:
-        _script(POLICIES[recipe.task.action.base](agent, recipe.task.action, env.drive).eval()).save(str(policy))
+        _script(ExportedPolicy(agent, recipe.task.action, env.drive).eval()).save(str(policy))
         difference = largest_difference(torch.jit.load(str(policy)), agent, env)
         if not difference <= TOLERANCE:
             raise PolicyFileError(
@@ -173,27 +165,34 @@ def largest_difference(policy: nn.Module, agent: Agent, env: MimicEnv) -> float:
     Args:
         policy: the exported module.
         agent: trained networks; their mean action drives the rollout.
-        env: environment, N worlds; N times 32 observations are compared.
+        env: environment, N worlds; the first 32 control steps of N episodes are compared.
 
     Returns:
         Largest absolute difference; NaN where either is not finite.
     """
-    state = env.reset()
-    worst = torch.zeros(())
-    by_reference = env.task.action.base == "reference"
-    for _ in range(CHECK_STEPS):
-        inputs = [state["observation"], *([reference_base(env)] if by_reference else [])]
-        stepped = env.step(state.set("action", agent.mean_action(state["observation"])))
-        sent = env.context().excitation.clamp_min(0.0)
-        worst = torch.maximum(worst, (policy(*inputs) - sent).abs().max())
-        state = env.maybe_reset(stepped["next"].exclude("reward"))
+    env.reset()
+    worst, running = torch.zeros(()), torch.ones(env.batch_size, dtype=torch.bool)
+    for step in range(CHECK_STEPS):
+        if step % env.task.action.hold_steps == 0:
+            seen = env.current_observation.clone()
+            action = agent.mean_action(seen)
+        inputs = policy_inputs(env)
+        taken = env.advance(action, running)
+        difference = policy(seen, **inputs) - env.context().excitation.clamp_min(0.0)
+        worst = torch.maximum(worst, torch.where(running[:, None], difference, 0.0).abs().max())
+        running = running & ~(taken.terminated | taken.truncated)
     return worst.item()
 
 
-def reference_base(env: MimicEnv) -> Tensor:
-    """Base excitation (N, M) of the coming control step where actions add to the reference's activations."""
-    act = env.bank.activations(env.clip, env.frame + 1)
-    return torch.full_like(env.context().excitation, env.task.action.offset) if act is None else act
+def policy_inputs(env: MimicEnv) -> dict[str, Tensor]:
+    """What the policy file takes beside the observation for the coming control step."""
+    inputs: dict[str, Tensor] = {}
+    if env.task.action.base == "reference":
+        base = env.action_base()
+        inputs["base"] = base if isinstance(base, Tensor) else torch.full_like(env.context().excitation, base)
+    if env.has_feedback:
+        inputs["joint_error"], inputs["joint_velocity_error"] = env.joint_errors()
+    return inputs
 
 
 def policy_sheet(recipe: Recipe, env: MimicEnv, extra: dict[str, Any]) -> dict[str, Any]:
@@ -223,14 +222,27 @@ def policy_sheet(recipe: Recipe, env: MimicEnv, extra: dict[str, Any]) -> dict[s
                 "meaning": f"activations of the reference one control step ahead; {action.offset:g} where the motions "
                            "have none",
             }} if by_reference else {}),
+            **({
+                name: {
+                    "shape": ["N", len(joints)], "dtype": "float32",
+                    "meaning": f"{quantity} of the independent joints, reference one control step ahead minus own, {unit}",
+                }
+                for name, quantity, unit in (("joint_error", "positions", "rad"),
+                                             ("joint_velocity_error", "velocities", "rad/s"))
+            } if env.has_feedback else {}),
         },
+        "hold_steps": action.hold_steps,
         "output": {
             "shape": ["N", muscles], "dtype": "float32",
             "meaning": "excitation (MuJoCo ctrl) of each muscle, in [0, 1]",
         },
         "action_map": f"clip({'base' if by_reference else f'{action.offset:g}'} + {action.scale:g} * "
-                      f"{'mean' if env.drive is None else 'mean of each joint spread over its muscles'}, "
-                      f"{max(action.low, 0.0):g}, 1)",
+                      f"{'action' if env.drive is None else 'action of each joint spread over its muscles'}, "
+                      f"{max(action.low, 0.0):g}, 1); action = mean"
+                      + (f" + {action.stiffness:g} * joint_error + {action.damping:g} * joint_velocity_error"
+                         if env.has_feedback else "")
+                      + (f"; the observation, and with it the mean, is held for {action.hold_steps} control steps"
+                         if action.hold_steps > 1 else ""),
         "observation": [
             {"term": s.name, "start": s.start, "end": s.end, "meaning": _meaning(observation.TERMS[s.name])}
             for s in env.layout

@@ -75,6 +75,7 @@ def print_run(recipe: Recipe, run_dir: Path, env: MimicEnv, module: PpoModule, b
     print(f"Motions   {source}; {minutes:.1f} min, {bank.memory_bytes / 1e6:.1f} MB"
           f"{'' if bank.act is not None else '; without activations, so episodes start with relaxed muscles'}")
     print(f"Profile   {recipe.profile}: {backend} physics on {env.device}, {recipe.num_envs} worlds x "
-          f"{recipe.ppo.rollout_steps} steps, {recipe.ppo.minibatches} minibatches, {parameters:,} parameters")
+          f"{recipe.ppo.rollout_steps} actions of {recipe.task.action.hold_steps} control steps, "
+          f"{recipe.ppo.minibatches} minibatches, {parameters:,} parameters")
     print(f"Run       {run_dir} (from iteration {module.iteration} of {module.total_iterations})")
     print(term_tables(recipe, env), flush=True)

@@ -140,24 +140,6 @@ class Embodiment:
         return qpos
 
     @cached_property
-    def joint_drive(self) -> np.ndarray:
-        """(D_j, M) how far each muscle turns each independent joint, as a share of the strongest that does; signed.
-
-        Row d: ``-R[m, d] F0[m]`` at the neutral pose, divided by its largest magnitude, with moment arms R = d(length)/dq
-        reduced to the independent joints and peak forces F0. Adding the row to the excitations drives the joint forwards
-        with its agonists and relaxes their antagonists.
-        """
-        model, data = self.model, mujoco.MjData(self.model)
-        data.qpos[:] = self.neutral_qpos
-        mujoco.mj_fwdPosition(model, data)
-        moment = np.zeros((model.nu, model.nv))
-        mujoco.mju_sparse2dense(moment, data.actuator_moment, data.moment_rownnz, data.moment_rowadr, data.moment_colind)
-        reduced = moment @ self.couplings.jacobian(self.neutral_qpos)
-        columns = np.searchsorted(self.couplings.independent_dof, model.jnt_dofadr[self.independent_hinges])
-        effect = -(reduced[:, columns] * self.peak_force[:, None]).T
-        return effect / np.abs(effect).max(axis=1, keepdims=True)
-
-    @cached_property
     def peak_force(self) -> np.ndarray:
         """(M,) maximum isometric force in N; where the compiled value is negative MuJoCo takes ``scale / acc0``."""
         gain = self.model.actuator_gainprm

@@ -83,7 +83,7 @@ class EnvCase:
     def seconds(self, steps: int) -> float:
         """Time of some control steps of all worlds."""
         start = time.perf_counter()
-        for _ in range(steps):
+        for _ in range(steps // self.env.task.action.hold_steps):
             self.state["action"] = self.std * torch.randn(self.env.action_spec.shape)
             _, self.state = self.env.step_and_maybe_reset(self.state)
         return time.perf_counter() - start
@@ -128,7 +128,7 @@ def run(body: str, num_envs: int, rounds: int, steps: int, iterations: int) -> d
     for _ in range(rounds):
         rates["raw"].append(num_envs * steps / raw.seconds(steps))
         rates["env"].append(num_envs * steps / env.seconds(steps))
-        rates["train"] += [train.module.batch_size / s for s in train.seconds()]
+        rates["train"] += [train.module.batch_control_steps / s for s in train.seconds()]
     medians = {name: statistics.median(values) for name, values in rates.items()}
     return {
         "body": body, "num_envs": num_envs, "threads": threads.physics,

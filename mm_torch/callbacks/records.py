@@ -54,7 +54,7 @@ class Records(Callback):
             "iteration": pl_module.iteration,
             "control_steps": pl_module.control_steps,
             "seconds": self.seconds,
-            "steps_per_s": pl_module.batch_size / elapsed,
+            "steps_per_s": pl_module.batch_control_steps / elapsed,
             "collect_share": loader.collect_seconds / elapsed,
         }
         self._write(pl_module.metrics)
@@ -76,7 +76,7 @@ class Records(Callback):
 
     def _print(self, module: PpoModule) -> None:
         figures = module.metrics
-        left = (module.total_iterations - module.iteration) * module.batch_size / figures["steps_per_s"]
+        left = (module.total_iterations - module.iteration) * module.batch_control_steps / figures["steps_per_s"]
         length, early = (figures.get(n, float("nan")) for n in ("episode_length", "early_termination_rate"))
         line = (
             f"it {module.iteration:>5} | steps {_short(module.control_steps)} | {figures['steps_per_s']:,.0f}/s | "

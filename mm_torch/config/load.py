@@ -35,6 +35,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "total_steps": (1, 1e13),
     "max_minutes": (0, 1e7),
     "checkpoint_minutes": (0, 1e7),
+    "task.action.hold_steps": (1, 100),
+    "task.action.stiffness": (0, 1000),
+    "task.action.damping": (0, 1000),
     "task.horizon_steps": (1, 1_000_000),
     "task.min_episode_steps": (0, 1_000_000),
     "net.init_std": (1e-6, 100),
@@ -193,6 +196,12 @@ def _validate(config: DictConfig) -> None:
         raise RecipeError(
             f"num_envs={config.num_envs} times ppo.rollout_steps={config.ppo.rollout_steps} = {batch} samples do not "
             f"divide into ppo.minibatches={minibatches}; for example ppo.minibatches={fitting} does"
+        )
+    action = config.task.action
+    if action.space != "joint" and (action.stiffness or action.damping):
+        raise RecipeError(
+            f"task.action.stiffness={action.stiffness:g}, damping={action.damping:g}: joint feedback needs "
+            "task.action.space=joint; set that, or both gains to 0"
         )
     hidden, mixtures = config.net.hidden, config.net.moe.layers
     if not hidden or min(hidden) < 1:

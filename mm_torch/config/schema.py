@@ -25,9 +25,12 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class ActionConfig:
-    """Action map: ``excitation = clip(base + scale * spread(action), low, 1)``."""
+    """Action map: ``excitation = clip(base + scale * spread(action + feedback), low, 1)``."""
 
-    space: str = "muscle"  # muscle: one action a muscle; joint: one a independent joint, spread over its muscles
+    space: str = "muscle"  # muscle: one action a muscle; joint: one an independent joint, spread over its muscles
+    hold_steps: int = 1  # control steps for which the policy's action is held
+    stiffness: float = 0.0  # joint feedback in every control step, action per rad off the reference (space=joint)
+    damping: float = 0.0  # the same, action per rad/s
     base: str = "constant"  # constant: offset below; reference: activations of the reference at that time
     offset: float = 0.5  # base of the constant map
     scale: float = 0.5
@@ -106,7 +109,7 @@ class OptimiserConfig:
 
 @dataclass(frozen=True)
 class PpoConfig:
-    """Proximal policy optimisation."""
+    """Proximal policy optimisation; its steps are the policy's, of ``task.action.hold_steps`` control steps each."""
 
     rollout_steps: int = 32
     minibatches: int = 8

@@ -49,7 +49,8 @@ class PpoModule(lightning.LightningModule):
         self.iteration = 0
         self.metrics: dict[str, float] = {}
         self.batch_size = recipe.num_envs * self.config.rollout_steps
-        self.total_iterations = max(1, -(-recipe.total_steps // self.batch_size))
+        self.batch_control_steps = self.batch_size * recipe.task.action.hold_steps
+        self.total_iterations = max(1, -(-recipe.total_steps // self.batch_control_steps))
         curriculum = recipe.curriculum
         self.termination_curriculum = (
             TerminationCurriculum(initial=1.0, minimum=curriculum.termination_min) if curriculum.termination else None
@@ -64,7 +65,7 @@ class PpoModule(lightning.LightningModule):
     @property
     def control_steps(self) -> int:
         """Control steps that the updates so far were made from."""
-        return self.iteration * self.batch_size
+        return self.iteration * self.batch_control_steps
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """See Lightning."""

@@ -7,12 +7,25 @@ from torch import Tensor
 from mm_torch.config.schema import ActionConfig
 
 
+def feedback(position_error: Tensor, velocity_error: Tensor, config: ActionConfig) -> Tensor:
+    """Joint feedback towards the reference in units of action: ``stiffness * position_error + damping * velocity_error``.
+
+    What a stretch reflex does: it acts in every control step, also while the policy's action is held.
+
+    Args:
+        position_error: (N, A) rad, reference minus simulated position of the independent joints.
+        velocity_error: (N, A) rad/s, likewise.
+        config: gains.
+    """
+    return config.stiffness * position_error + config.damping * velocity_error
+
+
 def spread(action: Tensor, drive: Tensor | None) -> Tensor:
     """Actions (N, A) as one number a muscle (N, M).
 
-    With ``space=joint`` there is one action an independent joint and ``drive`` (A, M) is ``Embodiment.joint_drive``: a
-    positive action excites the muscles that turn the joint forwards and relaxes those that turn it back, each in
-    proportion to moment arm times peak force. None: each muscle has an action of its own.
+    With ``space=joint`` there is one action an independent joint and ``drive`` (A, M) is ``sim_models.drive.joint_drive``:
+    a positive action excites the muscles that turn the joint forwards and relaxes those that turn it back. None: each
+    muscle has an action of its own.
     """
     return action if drive is None else action @ drive
 

@@ -22,7 +22,6 @@ class BodyTensors:
     hinge_qpos/dof   addresses of all scalar joints                                         (J,)
     free_qpos/dof    addresses of the scalar joints that no coupling determines             (D,)
     peak_force       maximum isometric force of each muscle in N                            (M,)
-    joint_drive      share of each muscle in driving each independent joint, signed         (D, M)
     optimal_length   optimal fibre length L0 in m                                           (M,)
     length_offset    actuator length at normalised fibre length 0 in m                      (M,)
     max_velocity     maximum shortening velocity in L0/s                                    (M,)
@@ -48,7 +47,6 @@ class BodyTensors:
         self.peak_force = number(body.peak_force)
         span = model.actuator_lengthrange
         optimal = (span[:, 1] - span[:, 0]) / (gain[:, 1] - gain[:, 0])
-        self.joint_drive = number(body.joint_drive)
         self.optimal_length = number(optimal)
         self.length_offset = number(span[:, 0] - gain[:, 0] * optimal)
         self.max_velocity = number(gain[:, 6])

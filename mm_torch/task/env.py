@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from tensordict import TensorDict, TensorDictBase
@@ -16,11 +16,12 @@ from mm_torch.motion.bank import ReferenceBank
 from mm_torch.motion.sampling import ClipSampler, draw_frames
 from mm_torch.sim.physics import Physics
 from mm_torch.task import observation, termination
-from mm_torch.task.action import excite, spread
+from mm_torch.task.action import excite, feedback, spread
 from mm_torch.task.context import BodyTensors, StepContext
 from mm_torch.task.metrics import tracking_errors
 from mm_torch.task.reward import reward
 from mm_torch.task.statistics import EpisodeStatistics
+from sim_models.drive import joint_drive
 
 if TYPE_CHECKING:
     from mm_torch.sim.guard import FlightRecorder
@@ -28,12 +29,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+class ControlStep(NamedTuple):
+    """What one control step of N worlds earned and ended: reward (N,), terminated (N,) bool, truncated (N,) bool."""
+
+    reward: Tensor
+    terminated: Tensor
+    truncated: Tensor
+
+
 class MimicEnv(EnvBase):
     """Imitate reference motions with muscles.
 
     One control step: action to excitation, ``body.substeps`` of physics, the reference advances by one frame, the context
-    is filled once, and the term tables give reward, termination and observation. The end of a clip and the horizon are
-    truncations. ``("next", "observation")`` keeps the true last observation of an episode.
+    is filled once, and the term tables give reward, termination and observation. The policy acts every
+    ``task.action.hold_steps`` control steps; its reward is their mean, an episode that ends in between earns no more. The
+    end of a clip and the horizon are truncations. ``("next", "observation")`` keeps the true last observation of an episode.
 
     A world whose simulation failed (error or non-finite state) terminates: its reward is 0, its last observation is that of
     the step before, and it is counted, recorded and reset. Its state is never repaired.
@@ -80,7 +90,11 @@ class MimicEnv(EnvBase):
         muscles = physics.body.model.nu
         self.clip, self.frame, self.steps = (torch.zeros(n, dtype=torch.long, device=device) for _ in range(3))
         self.origin = torch.zeros(n, 3, device=device)
-        self.drive = self.body_tensors.joint_drive if task.action.space == "joint" else None
+        self.drive = (
+            torch.as_tensor(joint_drive(physics.body), dtype=torch.float32, device=device)
+            if task.action.space == "joint" else None
+        )
+        self.has_feedback = bool(task.action.stiffness or task.action.damping)
         self._action = torch.zeros(n, muscles if self.drive is None else len(self.drive), device=device)
         self._excitation = torch.zeros(n, muscles, device=device)
         self._lookahead = torch.tensor(task.lookahead_steps, dtype=torch.long, device=device)
@@ -113,8 +127,42 @@ class MimicEnv(EnvBase):
         )
 
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
-        self._action.copy_(tensordict["action"])
-        self._excitation.copy_(excite(spread(self._action, self.drive), self._action_base(), self.task.action))
+        hold = self.task.action.hold_steps
+        running = torch.ones(self.batch_size, dtype=torch.bool, device=self.device)
+        taken = self.advance(tensordict["action"], running)
+        for _ in range(hold - 1):
+            following = self.advance(tensordict["action"], ~(taken.terminated | taken.truncated))
+            taken = ControlStep(
+                taken.reward + following.reward, taken.terminated | following.terminated,
+                taken.truncated | following.truncated,
+            )
+        return TensorDict(
+            {
+                "observation": self._observation.clone(),
+                "reward": taken.reward[:, None] / hold,
+                "done": (taken.terminated | taken.truncated)[:, None],
+                "terminated": taken.terminated[:, None],
+                "truncated": taken.truncated[:, None],
+            },
+            batch_size=self.batch_size,
+            device=self.device,
+        )
+
+    def advance(self, action: Tensor, running: Tensor) -> ControlStep:
+        """One control step of the running worlds; the others' episodes and observations stay as they are.
+
+        Args:
+            action: (N, A) held action of the policy.
+            running: (N,) bool.
+
+        Returns:
+            Reward and flags of this control step; zero and false in worlds that do not run.
+        """
+        self._action.copy_(action)
+        driven = self._action
+        if self.has_feedback:
+            driven = driven + feedback(*self.joint_errors(), self.task.action)
+        self._excitation.copy_(excite(spread(driven, self.drive), self.action_base(), self.task.action))
         excitation = self._excitation.clamp_min(0.0)
         if self.recorder is not None:
             self.recorder.record(self.physics.state, excitation, self.steps == 0)
@@ -122,48 +170,46 @@ class MimicEnv(EnvBase):
         if self.recorder is not None:
             self.recorder.freeze(self.physics.state.failed)
         last = self.bank.lengths[self.clip] - 1
-        self.frame.copy_(torch.minimum(self.frame + 1, last))
-        self.steps += 1
+        self.frame.copy_(torch.minimum(self.frame + running, last))
+        self.steps += running
 
         context, failed = self.context(), self.physics.state.failed
-        terminated = termination.terminated(context, self.task.termination, self.threshold_scale) | failed
-        truncated = ((self.frame >= last) | (self.steps >= self.task.horizon_steps)) & ~terminated
+        terminated = (termination.terminated(context, self.task.termination, self.threshold_scale) | failed) & running
+        truncated = ((self.frame >= last) | (self.steps >= self.task.horizon_steps)) & ~terminated & running
         value, parts = reward(context, self.task.reward, self.reward_weights, self.task.penalty)
-        value = torch.where(failed, 0.0, value)
-        self._observe(context, ~failed)
-        done = terminated | truncated
-        self._count(context, value, parts, done, terminated)
-        return TensorDict(
-            {
-                "observation": self._observation.clone(),
-                "reward": value[:, None],
-                "done": done[:, None],
-                "terminated": terminated[:, None],
-                "truncated": truncated[:, None],
-            },
-            batch_size=self.batch_size,
-            device=self.device,
-        )
+        valid = running & ~failed
+        value = torch.where(valid, value, 0.0)
+        self._observe(context, valid)
+        self._count(context, running, value, parts, terminated, truncated)
+        return ControlStep(value, terminated, truncated)
 
-    def _action_base(self) -> Tensor | float:
+    def action_base(self) -> Tensor | float:
+        """Excitation of a zero action in the coming control step: (N, M), or the configured offset."""
         if self.task.action.base == "reference":
             act = self.bank.activations(self.clip, self.frame + 1)
             if act is not None:
                 return act
         return self.task.action.offset
 
+    def joint_errors(self) -> tuple[Tensor, Tensor]:
+        """Next reference minus own positions (N, D) rad and velocities (N, D) rad/s of the independent joints."""
+        row, ref, state = self.bank.row(self.clip, self.frame + 1), self.bank.frames, self.physics.state
+        qpos, dof = self.body_tensors.free_qpos, self.body_tensors.free_dof
+        return ref.qpos[row][:, qpos] - state.qpos[:, qpos], ref.qvel[row][:, dof] - state.qvel[:, dof]
+
     def _observe(self, context: StepContext, rows: Tensor) -> None:
         fresh = observation.observe(context, self.task.observation)
         self._observation.copy_(torch.where(rows[:, None], fresh, self._observation))
 
     def _count(
-        self, context: StepContext, value: Tensor, parts: dict[str, Tensor], done: Tensor, terminated: Tensor
+        self, context: StepContext, running: Tensor, value: Tensor, parts: dict[str, Tensor], terminated: Tensor,
+        truncated: Tensor,
     ) -> None:
-        valid = ~self.physics.state.failed
+        valid = running & ~self.physics.state.failed
         per_step = {f"reward_{name}": part for name, part in parts.items()} | tracking_errors(context)
         per_step = {name: torch.where(valid, quantity, 0.0) for name, quantity in per_step.items()}
-        per_step |= {"reward": value, "failed_worlds": (~valid).float()}
-        self.statistics.add(value, per_step, done, terminated, self.steps, self.clip)
+        per_step |= {"reward": value, "failed_worlds": (running & ~valid).float()}
+        self.statistics.add(running, value, per_step, terminated | truncated, terminated, self.steps, self.clip)
 
     # -- resets -------------------------------------------------------------------------------------------------------
     def assign(self, clip: Tensor, frame: Tensor) -> None:

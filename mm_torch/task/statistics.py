@@ -24,11 +24,13 @@ class EpisodeStatistics:
         self.clip_early = torch.zeros(num_clips, device=device)
 
     def add(
-        self, reward: Tensor, per_step: dict[str, Tensor], done: Tensor, terminated: Tensor, steps: Tensor, clip: Tensor
+        self, running: Tensor, reward: Tensor, per_step: dict[str, Tensor], done: Tensor, terminated: Tensor, steps: Tensor,
+        clip: Tensor,
     ) -> None:
-        """Add one control step of all worlds.
+        """Add one control step of the running worlds.
 
         Args:
+            running: (N,) bool; what follows is zero or false in the others.
             reward: (N,) raw reward.
             per_step: quantities (N,) whose mean over the iteration is reported.
             done: (N,) bool, episodes that ended.
@@ -40,7 +42,7 @@ class EpisodeStatistics:
         for name, value in per_step.items():
             total = value.sum()
             self._step_sums[name] = self._step_sums[name] + total if name in self._step_sums else total
-        self._count += len(reward)
+        self._count += running.sum()
         ended = done.to(reward.dtype)
         self._episode += torch.stack([ended.sum(), (ended * steps).sum(), (ended * self.returns).sum()])
         self.clip_done.index_add_(0, clip, ended)

@@ -20,6 +20,7 @@ from mm_torch.evaluation import load_agent
 from mm_torch.motion.bank import load_bank
 from mm_torch.motion.library import library_clips
 from mm_torch.policy_file import PolicyFileError, export_policy
+from sim_models.drive import joint_drive
 from sim_models.registry import load_body
 
 NETS = {
@@ -29,6 +30,8 @@ NETS = {
     "upstream": ("net.observation_clip=null", "ppo.upstream=true", "task.action={low: -1.0, offset: 0.0, scale: 1.0}"),
     "reference": ("task.action.base=reference", "task.action.scale=0.3"),
     "joint": ("task.action.space=joint",),
+    "feedback": ("task.action.space=joint", "task.action.stiffness=2.0", "task.action.damping=0.1",
+                 "task.action.hold_steps=3"),
 }
 
 
@@ -46,13 +49,16 @@ def loud_run(tiny_run: Callable[..., Path]) -> Callable[[str], Path]:
     return run
 
 
-def expected(checkpoint: Path, observation: torch.Tensor, base: torch.Tensor | float) -> torch.Tensor:
+def expected(
+    checkpoint: Path, observation: torch.Tensor, base: torch.Tensor | float, joint_errors: list[torch.Tensor]
+) -> torch.Tensor:
     recipe, agent = load_agent(checkpoint)
     action = recipe.task.action
     with torch.no_grad():
         mean = agent.mean_action(observation)
         if action.space == "joint":
-            mean = mean @ torch.from_numpy(load_body("toy_arm").joint_drive).float()
+            mean = mean + action.stiffness * joint_errors[0] + action.damping * joint_errors[1]
+            mean = mean @ torch.from_numpy(joint_drive(load_body("toy_arm"))).float()
         return (base + action.scale * mean).clamp(action.low, 1.0).clamp(min=0.0)
 
 
@@ -66,11 +72,20 @@ def test_export_equals_the_policy(loud_run: Callable[[str], Path], tmp_path: Pat
     for rows in (1, 300):
         observation = 0.5 * torch.randn(rows, 18)
         base = torch.rand(rows, 6) if kind == "reference" else load_agent(checkpoint)[0].task.action.offset
-        given = policy(observation, base) if kind == "reference" else policy(observation)
-        wanted = expected(checkpoint, observation, base)
+        errors = [torch.randn(rows, 2), torch.randn(rows, 2)] if kind == "feedback" else []
+        named = dict(zip(("joint_error", "joint_velocity_error"), errors, strict=False))
+        given = policy(observation, base) if kind == "reference" else policy(observation, **named)
+        wanted = expected(checkpoint, observation, base, errors or [torch.zeros(rows, 2)] * 2)
         assert given.dtype == torch.float32
         assert wanted.std() > 0.05  # neither constant nor saturated everywhere
         assert (given - wanted).abs().max() <= 1e-6
+
+
+def test_a_policy_file_asks_for_the_inputs_it_needs(loud_run: Callable[[str], Path], tmp_path: Path) -> None:
+    for kind, missing in (("reference", "base"), ("feedback", "joint_error")):
+        policy = torch.jit.load(export_policy(loud_run(kind), tmp_path / f"{kind}.pt"))
+        with pytest.raises(torch.jit.Error, match=missing):
+            policy(torch.zeros(1, 18))
 
 
 def test_sheet_names_everything(toy_run: Path, tmp_path: Path) -> None:
@@ -102,14 +117,14 @@ def test_policy_file_needs_torch_alone(toy_run: Path, tmp_path: Path) -> None:
 
 
 def test_a_wrong_policy_is_not_kept(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wrong(policy_file.ConstantBasePolicy):
+    class Wrong(policy_file.ExportedPolicy):
         def __init__(self, *arguments: object) -> None:
             super().__init__(*arguments)
-            self.policy.scale += 1e-3
+            self.scale += 1e-3
 
     out = tmp_path / "policy.pt"
     out.write_bytes(b"an older one")
-    monkeypatch.setitem(policy_file.POLICIES, "constant", Wrong)
+    monkeypatch.setattr(policy_file, "ExportedPolicy", Wrong)
     with pytest.raises(PolicyFileError, match="differs"):
         export_policy(toy_run, out)
     assert [p.name for p in tmp_path.iterdir()] == ["policy.pt"]
@@ -124,7 +139,7 @@ def test_base_of_the_reference_is_what_the_environment_adds() -> None:
     bank = load_bank(body, library_clips(body.name))
     env = build.build_env(recipe, build.build_physics(recipe, body, 4, 1), bank)
     state = env.reset()
-    base = policy_file.reference_base(env).clone()
+    base = policy_file.policy_inputs(env)["base"].clone()
     env.step(state.set("action", torch.zeros(4, 6)))
     torch.testing.assert_close(env.context().excitation, base.clamp(0.0, 1.0), rtol=0.0, atol=0.0)
 

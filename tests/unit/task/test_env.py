@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
-
 import numpy as np
 import pytest
 import torch
@@ -12,67 +10,18 @@ from torch import Tensor
 from torchrl.envs.utils import check_env_specs, step_mdp
 
 from mm_torch import build
-from mm_torch.config.load import load_recipe
-from mm_torch.config.schema import ActionConfig, Recipe
+from mm_torch.config.schema import ActionConfig
 from mm_torch.maths import quaternion
 from mm_torch.motion.bank import ReferenceBank
-from mm_torch.motion.clip import Clip, load_clip
-from mm_torch.motion.library import library_clips
+from mm_torch.motion.clip import Clip
 from mm_torch.sim.native import NativePhysics
 from mm_torch.task import observation
-from mm_torch.task.action import excite, spread
+from mm_torch.task.action import excite
 from mm_torch.task.env import MimicEnv
 from mm_torch.task.metrics import tracking_errors
 from mm_torch.task.reward import reward
-from sim_models.embodiment import Embodiment
 from sim_models.registry import load_body
-
-FRAMES = 60
-ENDLESS = ("task.termination.absolute_site_deviation=null",)
-
-
-@cache
-def recipe(*words: str) -> Recipe:
-    return load_recipe([*words, "profile=cpu"], cuda_available=False)
-
-
-@cache
-def library_clip(body: Embodiment, index: int = 0, first: int = 100, act: bool = False) -> Clip:
-    """A piece of a built-in motion, with made-up activations if asked for."""
-    clip = load_clip(library_clips(body.name)[index])
-    qpos = np.repeat(body.neutral_qpos[None], FRAMES, axis=0)
-    for name in clip.joint_names:  # fingers stay neutral
-        theirs = load_body(body.name, False).model.joint(name).qposadr[0]
-        width = 7 if name == "root" else 1
-        ours = body.model.joint(name).qposadr[0]
-        qpos[:, ours : ours + width] = clip.qpos[first : first + FRAMES, theirs : theirs + width]
-    made_up = np.random.default_rng(index).uniform(size=(FRAMES, body.model.nu)) if act else None
-    return Clip.from_qpos(body, qpos, clip.fps, provenance={}, name=f"piece{index}", act=made_up)
-
-
-def make_env(*words: str, clips: int = 2, num_envs: int = 4, seed: int = 0, act: bool = False) -> MimicEnv:
-    """An environment on the first built-in motions of the recipe's body."""
-    settings = recipe(*words, f"seed={seed}")
-    body = build.build_body(settings)
-    bank = ReferenceBank.build(body, [library_clip(body, i, act=act) for i in range(clips)])
-    return build.build_env(settings, NativePhysics(body, num_envs, 1), bank)
-
-
-def begin(env: MimicEnv, clip: int | list[int] = 0, frame: int | list[int] = 0) -> TensorDict:
-    """Reset every world to a given clip and frame."""
-    n = env.batch_size[0]
-    env.assign(*(torch.tensor(x).expand(n).clone() for x in (clip, frame)))
-    return env.reset()
-
-
-def act(env: MimicEnv, state: TensorDict, action: Tensor) -> TensorDict:
-    """One control step without a reset."""
-    return env.step(state.clone().set("action", action))["next"]
-
-
-def noise(env: MimicEnv, seed: int = 0, same: bool = False) -> Tensor:
-    action = torch.randn(*env.action_spec.shape, generator=torch.Generator().manual_seed(seed))
-    return action[:1].expand_as(action).clone() if same else action
+from tests.unit.task.worlds import ENDLESS, FRAMES, act, begin, library_clip, make_env, noise, recipe
 
 
 def observed(env: MimicEnv) -> Tensor:
@@ -398,28 +347,3 @@ def test_a_restored_environment_goes_on_bit_for_bit(words: tuple[str, ...]) -> N
     _, ours = run(restored, restored.reset(), range(6, 40))
     for step, (a, b) in enumerate(zip(expected, ours, strict=True)):
         assert torch.equal(a, b), f"step {step} after the restoration differs"
-
-
-def test_joint_actions_drive_agonists_and_relax_antagonists() -> None:
-    body = load_body("myo_fullbody")
-    config = ActionConfig(space="joint", offset=0.3, scale=0.2)
-    drive = torch.from_numpy(body.joint_drive)
-    assert drive.shape == (31, 354) and torch.allclose(drive.abs().amax(1), torch.ones(31).double())
-    names = [body.joint_names[j] for j in body.independent_hinges]
-    action = torch.zeros(1, 31, dtype=torch.float64)
-    action[0, names.index("knee_angle_r")] = 1.0  # flexion
-    excitation = excite(spread(action, drive), config.offset, config)[0]
-    muscle = {name: float(excitation[i]) for i, name in enumerate(body.muscle_names)}
-    assert muscle["bflh_r"] > 0.31 and muscle["vaslat_r"] == pytest.approx(0.1) and muscle["vaslat_l"] == pytest.approx(0.3)
-
-
-def test_a_joint_action_turns_its_joint() -> None:
-    env = make_env("recipe=toy_arm", "task.action.space=joint", clips=1)
-    assert env.action_spec.shape[-1] == 2
-    before = env.reset()
-    qpos = env.physics.state.qpos.clone()
-    action = torch.zeros(env.action_spec.shape)
-    action[:, 1] = 1.0
-    for _ in range(5):
-        before = env.step(before.set("action", action))["next"]
-    assert (env.physics.state.qpos[:, 1] > qpos[:, 1] + 0.01).all()

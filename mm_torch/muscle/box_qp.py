@@ -31,7 +31,8 @@ def solve_box_least_squares(
     Raises:
         ArithmeticError: some problem has not converged within the cap.
 
-    Source: Nocedal & Wright (2006), Numerical Optimization, ch. 16.6; the normal equations as in their eq. 16.58.
+    Source: Nocedal & Wright (2006), Numerical Optimization, ch. 16.6; the normal equations as in their eq. 16.58; the
+    corrector weighted as in Colombo & Gondzio (2008), Comput. Optim. Appl. 41:277.
     """
     point, error = _start(matrix, target, ridge)  # error: A x - b, carried along without further products
     identity = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
@@ -44,10 +45,11 @@ def solve_box_least_squares(
         torch.mul(matrix, inverse[:, None, :], out=scaled)
         system = _System(scaled, torch.linalg.cholesky(torch.baddbmm(identity, scaled, matrix.mT)), inverse, ridge)
         predictor, _ = system.step(point, error, torch.zeros_like(gap), torch.zeros_like(gap))
-        after = point.moved(predictor, point.longest(predictor)).gap()
-        centre = (after / gap).pow(3) * gap
+        reach = point.longest(predictor)
+        centre = (point.moved(predictor, reach).gap() / gap).pow(3) * gap
+        # A predictor that reaches nowhere says nothing of second order: taken in full it can make the iterates cycle.
         corrector, change = system.step(
-            point, error, centre - predictor.x * predictor.lower, centre - predictor.slack * predictor.upper
+            point, error, centre - reach * predictor.x * predictor.lower, centre - reach * predictor.slack * predictor.upper
         )
         length = torch.where(gap <= tolerance, 0.0, 0.995 * point.longest(corrector))  # solved problems rest
         point, error = point.moved(corrector, length), error + length * change

@@ -60,3 +60,19 @@ def test_a_problem_does_not_depend_on_its_batch() -> None:
 def test_too_few_iterations_are_an_error() -> None:
     with pytest.raises(ArithmeticError, match="after 2 iterations"):
         solve_box_least_squares(*_problems(2, 3, 6), max_iterations=2)
+
+
+def test_floor_forces_do_not_make_the_iterates_cycle() -> None:
+    """Friction pyramids with charges over four decades, of which one in thousands of draws once went round in circles."""
+    random = torch.Generator().manual_seed(10)
+    batch, rows, muscles, points = 8, 10, 30, 6
+    muscle = 20.0 * torch.randn(batch, rows, muscles, generator=random, dtype=torch.float64)
+    muscle[:, :3] = 0.0
+    jacobian = 150.0 * torch.randn(batch, rows, points, 3, generator=random, dtype=torch.float64)
+    x, y, z = (jacobian[..., axis] for axis in range(3))
+    matrix = torch.cat([muscle, z + 0.8 * x, z - 0.8 * x, z + 0.8 * y, z - 0.8 * y], dim=2)
+    target = 100.0 * torch.randn(batch, rows, generator=random, dtype=torch.float64)
+    charge = 0.1 * torch.exp(10.0 * torch.rand(batch, points, generator=random, dtype=torch.float64))
+    ridge = torch.cat([torch.full((batch, muscles), 0.1, dtype=torch.float64), charge.repeat(1, 4)], dim=1)
+    solution = solve_box_least_squares(matrix, target, ridge, tolerance=1e-7)
+    assert ((solution > 0.0) & (solution < 1.0)).all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,11 +21,14 @@ from mm_torch.callbacks import checkpoint as ckpt
 from mm_torch.config.load import to_recipe
 from mm_torch.config.schema import Recipe
 from mm_torch.motion.bank import ReferenceBank
+from mm_torch.motion.splits import leakage, motions_of
 from mm_torch.ppo.policy import Agent
 from mm_torch.report import table
 from mm_torch.sim.threads import apply, budget_threads
 from mm_torch.task.env import MimicEnv
 from mm_torch.task.metrics import tracking_errors
+
+log = logging.getLogger(__name__)
 
 ERRORS = (
     "joint_position_error", "joint_velocity_error", "root_position_error", "root_yaw_error", "relative_site_error",
@@ -169,6 +173,7 @@ def evaluate(
     budget = budget_threads(threads or None)
     apply(budget)
     recipe, agent = load_agent(checkpoint)
+    warn_of_leakage(recipe.motions, motions)
     recipe = evaluation_recipe(recipe, motions if motions is not None else recipe.motions, thresholds)
     body = build.build_body(recipe)
     bank = build.build_bank(recipe, body, torch.device("cuda" if build.backend(recipe) == "warp" and
@@ -178,6 +183,24 @@ def evaluate(
     _write(Path(out), results, summary)
     _print(results, summary)
     return summary
+
+
+def warn_of_leakage(trained: str | None, tested: str | None) -> None:
+    """Say which motions of a test the policy was trained on; a test on the training motions themselves is no mistake.
+
+    Args:
+        trained: ``motions`` of the training; nothing is known where its directory is not on this machine.
+        tested: ``motions`` of the test; None: those of the training.
+    """
+    if trained is None or tested is None or not (Path(trained).is_dir() and Path(tested).is_dir()):
+        return
+    if Path(trained).resolve() == Path(tested).resolve():
+        return
+    shared = leakage(motions_of(tested), motions_of(trained))
+    if shared:
+        log.warning(
+            "%d of the motions in %s were trained on, e.g. %s: this is no test of them", len(shared), tested, shared[0]
+        )
 
 
 def _write(out: Path, results: list[ClipResult], summary: dict[str, float]) -> None:

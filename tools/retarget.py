@@ -1,183 +1,143 @@
 """Motion capture to clips: ``python tools/retarget.py INPUTS... body=NAME out=DIRECTORY [key=value ...]``.
 
-Inputs are files, directories or patterns: AMASS npz (SMPL+H or SMPL-X), AMC with its ASF beside it, CMU BVH. Each
-becomes ``out/<name>.npz``; ``out/manifest.json`` holds status and figures of every clip. A file that cannot be used is
-reported and the others are made all the same; the exit code is 1 when any failed, 2 when the command is wrong.
+Inputs are files, directories (searched through) and patterns: AMASS npz (SMPL+H or SMPL-X), AMC with its ASF beside it,
+BVH, OpenSim joint angles (.mot) and Trajectory npz of MuscleMimic. Each becomes ``out/NAME.npz``; the folders below a
+directory or a pattern are kept. ``out/manifest.csv`` holds status, hashes and figures of every clip and is written after
+each. A rerun skips what is unchanged, so a run that was stopped goes on with the same command. A capture that cannot be
+used is listed with its reason and the others are made all the same.
 
-Keys: ``body`` (myo_fullbody, myo_bimanual), ``out``, ``source`` (auto, amass, smplx, asf, bvh), ``fps`` (100), ``asf``
-(skeleton of AMC files), ``fps_in`` (rate of the capture, where the file names none), ``up`` (auto, y, z: vertical
-axis of npz files), ``smplh_model`` (SMPL+H model as npz for the subject's proportions; a stand-in skeleton otherwise),
-``activations`` (true; false leaves out the muscle activations that fit the motion, about half of the time).
+Exit status: 0 all clips are there, 1 some failed, 2 the command is wrong, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
-import glob
-import json
 import os
 import sys
 import time
-from difflib import get_close_matches
+from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+if __name__ == "__main__":  # before BLAS starts threads: results must not depend on their number
+    os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
-from mm_torch.motion.clip import MotionError
+from mm_torch.motion.clip import TRAJECTORIES
+from mm_torch.motion.splits import SplitError, read_split, select
 from sim_models.registry import load_body
-from tools.retargeting.metrics import Metrics
-from tools.retargeting.pipeline import READERS, SUFFIXES, Options, make_clip
-from tools.retargeting.skeleton import CaptureError
-from tools.retargeting.smplh import UP_AXES
+from tools.retargeting import manifest, pipeline
+from tools.retargeting.inputs import Source, UsageError, find_sources
+from tools.retargeting.jobs import UNCHANGED, Job, Outcome, run_here, run_parallel
+from tools.retargeting.manifest import FAILED, OK, ManifestError
+from tools.retargeting.readers import SUFFIXES, Options
+from tools.retargeting.settings import describe, parse, reader_options
 
-BODIES = ("myo_fullbody", "myo_bimanual")
-KEYS = ("body", "out", "source", "fps", "asf", "fps_in", "up", "smplh_model", "activations")
+EXAMPLES = """Examples:
+  python tools/retarget.py AMASS split=recipes/splits/kit_kinesis_test.txt body=myo_fullbody out=clips workers=8
+  python tools/retarget.py 'cmu/*/*.amc' more/walk.bvh body=myo_fullbody out=clips
+  python tools/retarget.py AMASS body=myo_bimanual out=arms smplh_model=smplh.npz --write-trajectory"""
 
 
-class UsageError(ValueError):
-    """The command line is wrong; the message says how to put it right."""
-
-
-def parse(arguments: list[str]) -> tuple[list[str], dict[str, str]]:
-    """Split a command line into inputs and settings.
+def chosen(sources: list[Source], split: Path | None) -> list[Source]:
+    """The captures of a split; all where there is none. Says what the split names and the inputs lack.
 
     Raises:
-        UsageError: a key is unknown.
+        UsageError: the split cannot be read or none of its motions is there.
     """
-    inputs, settings = [], {}
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        if not equals or Path(argument).exists():
-            inputs.append(argument)
-        elif key in KEYS:
-            settings[key] = value
-        else:
-            near = get_close_matches(key, KEYS, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise UsageError(f"unknown key {key!r}: choose from {', '.join(KEYS)}{hint}")
-    return inputs, settings
-
-
-def _choice(settings: dict[str, str], key: str, choices: tuple[str, ...], default: str | None = None) -> str:
-    value = settings.get(key, default)
-    if value not in choices:
-        given = "is missing" if value is None else f"{value!r} is unknown"
-        raise UsageError(f"{key} {given}: give {key}={'|'.join(choices)}")
-    return value
-
-
-def _rate(settings: dict[str, str], key: str) -> float | None:
-    if key not in settings:
-        return None
+    if split is None:
+        return sources
     try:
-        value = float(settings[key])
-    except ValueError:
-        value = float("nan")
-    if not 1.0 <= value <= 10000.0:
-        raise UsageError(f"{key}={settings[key]}: a rate between 1 and 10000 frames per second is needed")
-    return value
-
-
-def read_options(settings: dict[str, str]) -> Options:
-    """Options of a command line.
-
-    Raises:
-        UsageError: a value is out of range or names no file.
-    """
-    files = {key: Path(settings[key]) if key in settings else None for key in ("asf", "smplh_model")}
-    for key, path in files.items():
-        if path is not None and not path.is_file():
-            raise UsageError(f"{key}={path}: no such file")
-    return Options(
-        fps=_rate(settings, "fps") or 100.0,
-        source=_choice(settings, "source", ("auto", *READERS), "auto"),
-        fps_in=_rate(settings, "fps_in"),
-        up=_choice(settings, "up", UP_AXES, "auto"),
-        activations=_choice(settings, "activations", ("true", "false"), "true") == "true",
-        **files,
-    )
-
-
-def find_inputs(inputs: list[str]) -> list[Path]:
-    """Files named by paths, directories (searched through) and patterns, each once, in order.
-
-    Raises:
-        UsageError: an input names nothing.
-    """
-    found: dict[Path, None] = {}
-    for item in inputs:
-        if Path(item).is_dir():
-            paths = sorted(p for p in Path(item).rglob("*") if p.suffix.lower() in SUFFIXES)
-        else:
-            paths = [Path(item)] if Path(item).is_file() else sorted(Path(p) for p in glob.glob(item, recursive=True))
-        if not paths:
-            raise UsageError(f"{item}: no motion capture found there; check the path")
-        found.update(dict.fromkeys(paths))
+        found, missing = select([s.path for s in sources], read_split(split))
+    except SplitError as error:
+        raise UsageError(str(error)) from None
     if not found:
-        raise UsageError("no inputs: python tools/retarget.py INPUTS... body=NAME out=DIRECTORY")
-    return list(found)
+        raise UsageError(f"split={split}: none of its motions is among the {len(sources)} captures, e.g. {missing[0]}")
+    if missing:
+        print(f"split={split}: {len(found)} motions found, {len(missing)} are not among the inputs, e.g. {missing[0]}")
+    wanted = set(found)
+    return [s for s in sources if s.path in wanted]
 
 
-def clip_names(paths: list[Path]) -> list[str]:
-    """A name per file: its stem, with the suffix and then the directory where stems are not unique."""
-    names = [path.stem for path in paths]
-    suffixed = [f"{path.stem}_{path.suffix[1:].lower()}" for path in paths]
-    names = [longer if names.count(name) > 1 else name for name, longer in zip(names, suffixed, strict=True)]
-    placed = [f"{path.resolve().parent.name}_{name}" for path, name in zip(paths, names, strict=True)]
-    names = [longer if names.count(name) > 1 else name for name, longer in zip(names, placed, strict=True)]
-    if len(set(names)) < len(names):
-        twice = max(names, key=names.count)
-        raise UsageError(f"several inputs would be written to {twice}.npz; make them in two calls")
-    return names
+def make_jobs(sources: list[Source], values: dict[str, Any], options: Options, rows: dict[str, manifest.Row]) -> list[Job]:
+    """A job per capture.
+
+    Raises:
+        UsageError: the directory holds clips of another body, or one of theirs would stand where trajectories go.
+    """
+    out: Path = values["out"]
+    other = next((row for row in rows.values() if row["body"] not in ("", values["body"])), None)
+    if other is not None:
+        raise UsageError(f"out={out}: holds clips of {other['body']} ({other['clip']}); choose another directory")
+    taken = next((s for s in sources if s.name.split("/")[0] == TRAJECTORIES), None)
+    if taken is not None:
+        raise UsageError(
+            f"{taken.path}: out/{TRAJECTORIES} is kept for the original's files; name its folder {taken.path.parent}"
+        )
+    relevant = {k: v for k, v in asdict(options).items() if not isinstance(v, Path)}  # files count as part of the source
+    config = manifest.config_hash(load_body(values["body"]), {"options": relevant, "stages": pipeline.config()})
+    jobs = []
+    for source in sources:
+        row = rows.get(source.name, {})
+        known = (row["source_hash"], row["config_hash"]) if row.get("status") == OK else None
+        file = f"{source.name}.npz"
+        jobs.append(Job(
+            source.name, source.path, out / file, out / TRAJECTORIES / file, values["write_trajectory"], config, known
+        ))
+    return jobs
 
 
-def write_manifest(path: Path, content: dict[str, Any]) -> None:
-    """Write a JSON file under a temporary name and rename it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+def record(job: Job, outcome: Outcome, body: str) -> manifest.Row:
+    """The manifest's row of a job that was done."""
+    identity = {
+        "clip": job.name, "status": outcome.status, "reason": outcome.reason, "source": str(job.source),
+        "source_hash": outcome.source_hash, "config_hash": job.config_hash, "body": body,
+    }
+    return manifest.make_row(identity, outcome.figures | {"seconds_spent": outcome.seconds})
 
 
-def run(paths: list[Path], body_name: str, out: Path, options: Options) -> int:
-    """Make all clips; returns how many failed."""
-    body = load_body(body_name)
-    out.mkdir(parents=True, exist_ok=True)
-    clips: dict[str, dict[str, Any]] = {}
-    done: list[Metrics] = []
-    for path, name in zip(paths, clip_names(paths), strict=True):
-        start = time.perf_counter()
-        try:
-            clip, metrics = make_clip(body, path, options, name)
-            clip.save(out / f"{name}.npz")
-        except (CaptureError, MotionError, OSError, ArithmeticError) as error:
-            clips[name] = {"status": "failed", "file": str(path), "error": str(error)}
-            print(f"{name:24s} failed: {error}", flush=True)
-        else:
-            done.append(metrics)
-            clips[name] = {"status": "ok", "file": str(path), "metrics": metrics.as_dict()}
-            print(f"{name:24s} {metrics.line()}  ({time.perf_counter() - start:.1f} s)", flush=True)
-        write_manifest(out / "manifest.json", {"body": body_name, "fps": options.fps, "clips": clips})
-    if done:
-        frames = sum(m.frames for m in done)
-        print(f"{len(done)} of {len(paths)} clips, {frames} frames, {sum(m.seconds for m in done):.1f} s; fit "
-              f"{sum(m.rmse_cm * m.frames for m in done) / frames:.2f} cm, deepest penetration "
-              f"{max(m.penetration_mm for m in done):.1f} mm, in {out}")
-    return len(paths) - len(done)
+def run(jobs: list[Job], values: dict[str, Any], options: Options, rows: dict[str, manifest.Row]) -> int:
+    """Do all jobs and keep the manifest; returns how many failed."""
+    path, body, start = values["out"] / manifest.NAME, values["body"], time.perf_counter()
+    workers = min(values["workers"], len(jobs))
+    done: Iterator[tuple[Job, Outcome]] = (
+        run_here(jobs, body, options) if workers == 1 else run_parallel(jobs, body, options, workers)
+    )
+    counts = dict.fromkeys((OK, UNCHANGED, FAILED), 0)
+    for number, (job, outcome) in enumerate(done, 1):
+        counts[outcome.status] += 1
+        if outcome.status == UNCHANGED:
+            continue
+        rows[job.name] = record(job, outcome, body)
+        manifest.write_manifest(path, rows.values())
+        text = outcome.line if outcome.status == OK else f"failed: {outcome.reason}"
+        print(f"[{number}/{len(jobs)}] {job.name:24s} {text}  ({outcome.seconds:.1f} s)", flush=True)
+    print(f"{counts[OK]} clips made, {counts[UNCHANGED]} unchanged, {counts[FAILED]} failed of {len(jobs)} in "
+          f"{time.perf_counter() - start:.1f} s; figures in {path}")
+    for job in jobs if counts[FAILED] else ():
+        if rows[job.name]["status"] == FAILED:
+            print(f"failed: {job.name}: {rows[job.name]['reason']}", file=sys.stderr)
+    return counts[FAILED]
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; returns the exit code."""
+    """Run the command; returns the exit status."""
+    if {"-h", "--help"} & set(arguments):
+        print(f"{(__doc__ or '').strip()}\n\nSettings:\n{describe()}\n\n{EXAMPLES}")
+        return 0
     try:
-        inputs, settings = parse(arguments)
-        body_name = _choice(settings, "body", BODIES)
-        if "out" not in settings:
-            raise UsageError("out is missing: give out=DIRECTORY")
-        options, paths = read_options(settings), find_inputs(inputs)
-        clip_names(paths)
-    except UsageError as error:
+        inputs, values = parse(arguments)
+        options, out = reader_options(values), values["out"]
+        sources = chosen(find_sources(inputs, SUFFIXES, out), values["split"])
+        with manifest.locked(out):
+            rows = manifest.read_manifest(out / manifest.NAME)
+            return 1 if run(make_jobs(sources, values, options, rows), values, options, rows) else 0
+    except (UsageError, ManifestError) as error:
         print(f"retarget: {error}", file=sys.stderr)
         return 2
-    return 1 if run(paths, body_name, Path(settings["out"]), options) else 0
+    except KeyboardInterrupt:
+        print("\nretarget: stopped; what is made is kept, and the same command goes on from there", file=sys.stderr)
+        return 130
 
 
 if __name__ == "__main__":

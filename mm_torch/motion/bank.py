@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mm_torch.motion.clip import Clip, MotionError, bind_activations, bind_to_body, load_clip
+from mm_torch.motion.clip import Clip, MotionError, bind_activations, bind_to_body, clip_files, load_clip
 from mm_torch.motion.resample import interpolate_linearly, resample
 from sim_models.embodiment import Embodiment
 from sim_models.kinematics import reference_velocity, site_motion
@@ -144,7 +144,7 @@ def find_clips(motions: Path | str) -> list[Path]:
         return [path]
     if not path.is_dir():
         raise MotionError(f"motions={motions}: no such file or directory; give a directory with clips (*.npz)")
-    found = sorted(p for p in path.rglob("*.npz") if not p.name.startswith("."))
+    found = clip_files(path)
     if not found:
         raise MotionError(f"motions={motions}: no clip (*.npz) in that directory; make some with tools/retarget.py")
     return found

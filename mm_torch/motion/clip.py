@@ -19,6 +19,7 @@ from sim_models.kinematics import reference_velocity, site_motion
 from sim_models.muscles import FINGER_JOINT
 
 SCHEMA_VERSION = 1
+TRAJECTORIES = "trajectory"  # folder beside clips that holds the same motions as MuscleMimic reads them
 _WIDTH = {int(mujoco.mjtJoint.mjJNT_FREE): 7}
 
 
@@ -42,6 +43,8 @@ class Clip:
     fit_error     distance between site and captured target; empty where none          (F, S)       m
     muscle_names  muscles of the columns of act; empty where not solved                (M,)
     act           activations that produce the motion; empty where not solved          (F, M)       [0, 1]
+    contact_names parts of the feet of the columns of contact; empty where unknown     (K,)
+    contact       which of them stand on the floor; empty where unknown                (F, K) bool
     provenance    source, licence, tool and settings                                   JSON mapping
     ============= ==================================================================== ============ =========
     """
@@ -57,6 +60,8 @@ class Clip:
     fit_error: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
     muscle_names: tuple[str, ...] = ()
     act: np.ndarray = field(default_factory=lambda: np.zeros((0, 0)))
+    contact_names: tuple[str, ...] = ()
+    contact: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
     provenance: dict[str, Any] = field(default_factory=dict)
     name: str = ""
 
@@ -116,6 +121,8 @@ class Clip:
                     muscle_names=np.array(self.muscle_names, dtype=np.str_),
                     qpos=np.asarray(self.qpos, dtype=np.float64),
                     act=np.asarray(self.act, dtype=np.float16),
+                    contact_names=np.array(self.contact_names, dtype=np.str_),
+                    contact=np.asarray(self.contact, dtype=bool),
                     provenance=np.str_(json.dumps(self.provenance, sort_keys=True)),
                     **arrays,
                 )
@@ -124,6 +131,12 @@ class Clip:
         except BaseException:
             Path(temporary).unlink(missing_ok=True)
             raise
+
+
+def clip_files(directory: Path) -> list[Path]:
+    """Clips of a directory and the folders below it, in order; ``TRAJECTORIES`` directly below it is left out."""
+    return [p for p in sorted(directory.rglob("*.npz"))
+            if not p.name.startswith(".") and p.relative_to(directory).parts[0] != TRAJECTORIES]
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -180,6 +193,8 @@ def _read_own(path: Path, arrays: dict[str, np.ndarray]) -> Clip:
             joint_names=tuple(arrays["joint_names"].tolist()),
             site_names=tuple(arrays["site_names"].tolist()),
             muscle_names=tuple(arrays["muscle_names"].tolist()),
+            contact_names=tuple(arrays.get("contact_names", np.zeros(0, np.str_)).tolist()),
+            contact=arrays.get("contact", np.zeros((0, 0), dtype=bool)),
             provenance=json.loads(str(arrays["provenance"])),
             name=path.stem,
             **{k: arrays[k] for k in ("qpos", "qvel", "site_xpos", "site_xquat", "fit_error", "act")},
@@ -218,6 +233,8 @@ def _check(path: Path, clip: Clip) -> None:
         raise MotionError(f"{path}: frame rate {clip.fps}; it must be a positive number of frames per second")
     if clip.act.size and (clip.act.shape != (len(clip.qpos), len(clip.muscle_names)) or not np.isfinite(clip.act).all()):
         raise MotionError(f"{path}: act has shape {clip.act.shape} or is not finite; make the clip again")
+    if clip.contact.size and clip.contact.shape != (len(clip.qpos), len(clip.contact_names)):
+        raise MotionError(f"{path}: contact has shape {clip.contact.shape}, which does not fit; make the clip again")
 
 
 def bind_to_body(clip: Clip, body: Embodiment) -> np.ndarray:

@@ -19,6 +19,7 @@ from mm_torch.callbacks.checkpoint import KEY, read_checkpoint
 from mm_torch.callbacks.records import COLUMNS
 from mm_torch.command import run_command
 from mm_torch.config.load import to_recipe, to_yaml
+from mm_torch.evaluation import warn_of_leakage
 from mm_torch.train import main, recipe_from
 from mm_torch.training import train
 
@@ -358,3 +359,16 @@ def test_the_toy_arm_learns_to_imitate_within_three_minutes(tmp_path: Path) -> N
     reached = sum(float(row["reward"]) for row in table[-10:]) / 10
     assert reached >= 0.9 * total, f"reward {reached:.3f} of {total:.3f} after {table[-1]['control_steps']} steps"
     assert float(table[-1]["seconds"]) < 180
+
+
+def test_a_test_on_training_motions_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for folder, names in (("train", "ab"), ("test", "bc"), ("other", "c")):
+        for name in names:
+            (tmp_path / folder / "set").mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / "set" / f"{name}.npz").touch()
+    train, test, other = (str(tmp_path / folder) for folder in ("train", "test", "other"))
+    for quiet in ((train, other), (train, train), (None, test), (train, None), (str(tmp_path / "gone"), test)):
+        warn_of_leakage(*quiet)
+    assert not caplog.records
+    warn_of_leakage(train, test)
+    assert "1 of the motions" in caplog.text and "set/b" in caplog.text

@@ -2,11 +2,12 @@
 
 Source: Acclaim format. Lengths are inches divided by the length unit of the file (CMU: 0.45), angles degrees; a bone
 turns by ``C Rz Ry Rx C^T`` with ``C = Rz Ry Rx`` of its axis; the rest pose faces +Z, Y up. AMC files carry no frame
-rate: it is 120 Hz.
+rate: that of the CMU database is 120 Hz, and only its skeleton is read.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,11 +43,15 @@ def euler(degrees: np.ndarray) -> np.ndarray:
     return z @ y @ x
 
 
-def read_asf(path: Path) -> tuple[dict[str, Bone], float]:
+def read_asf(path: Path, unit: float = INCH) -> tuple[dict[str, Bone], float]:
     """Bones by name, parents first, and the length unit in m.
 
+    Args:
+        path: the skeleton.
+        unit: metres of what lengths are given in, before the file's own divisor.
+
     Raises:
-        CaptureError: the file is no ASF skeleton or lacks bones of the CMU skeleton.
+        CaptureError: the file is no ASF skeleton, is damaged, or lacks bones of the CMU skeleton.
     """
     text = read_text(path)
     sections: dict[str, list[list[str]]] = {}
@@ -58,10 +63,23 @@ def read_asf(path: Path) -> tuple[dict[str, Bone], float]:
             current.append(words)
     if not {":units", ":bonedata", ":hierarchy"} <= sections.keys():
         raise CaptureError(f"{path}: not an ASF skeleton (:units, :bonedata and :hierarchy are needed)")
-    unit = INCH / next((float(w[1]) for w in sections[":units"] if w[0] == "length"), 1.0)
-    records = _bone_records(sections[":bonedata"])
+    if ["angle", "rad"] in sections[":units"]:
+        raise CaptureError(f"{path}: angles in radians; only degrees are read: convert the skeleton and its motions")
+    try:
+        unit /= next((float(w[1]) for w in sections[":units"] if w[0] == "length"), 1.0)
+        bones = _bones(sections[":hierarchy"], _bone_records(sections[":bonedata"]), unit)
+    except (ValueError, LookupError, ZeroDivisionError) as error:
+        raise CaptureError(f"{path}: the skeleton is damaged ({error}); copy the file again") from None
+    if missing := sorted(_NEEDED - bones.keys()):
+        raise CaptureError(f"{path}: bone {missing[0]} is missing; only the CMU skeleton is supported")
+    return bones, unit
+
+
+def _bones(
+    hierarchy: list[list[str]], records: dict[str, dict[str, list[str]]], unit: float
+) -> dict[str, Bone]:
     bones = {"root": Bone("", np.zeros(3), np.eye(3), ("rx", "ry", "rz"))}
-    for parent, *children in sections[":hierarchy"]:
+    for parent, *children in hierarchy:
         for child in children if parent not in ("begin", "end") else ():
             values = records[child]
             bones[child] = Bone(
@@ -70,16 +88,15 @@ def read_asf(path: Path) -> tuple[dict[str, Bone], float]:
                 euler(np.array(values["axis"][:3], float)),
                 tuple(values.get("dof", ())),
             )
-    if missing := sorted(_NEEDED - bones.keys()):
-        raise CaptureError(f"{path}: bone {missing[0]} is missing; only the CMU skeleton is supported")
-    return bones, unit
+    return bones
 
 
 def _bone_records(lines: list[list[str]]) -> dict[str, dict[str, list[str]]]:
     records: dict[str, dict[str, list[str]]] = {}
+    record: dict[str, list[str]] = {}
     for key, *values in lines:
         if key == "begin":
-            record: dict[str, list[str]] = {}
+            record = {}
         elif key == "end":
             records[record["name"][0]] = record
         else:
@@ -105,7 +122,7 @@ def read_amc(path: Path, bones: dict[str, Bone]) -> tuple[np.ndarray, dict[str, 
         wanted = 6 if words[0] == "root" else len(bones[words[0]].dof) if words[0] in bones else -1
         if not frames or len(words) - 1 != wanted:
             raise CaptureError(f"{path}:{number}: {line[:40]!r} does not fit the skeleton; name another with asf=")
-        frames[-1][words[0]] = [float(w) for w in words[1:]]
+        frames[-1][words[0]] = _numbers(words[1:], f"{path}:{number}")
     if not frames or any("root" not in frame for frame in frames):
         raise CaptureError(f"{path}: no frames, or a frame without root; the file is truncated or no AMC")
     root = np.array([frame["root"] for frame in frames])
@@ -114,9 +131,20 @@ def read_amc(path: Path, bones: dict[str, Bone]) -> tuple[np.ndarray, dict[str, 
         if name != "root":
             angles[name] = np.zeros((len(frames), 3))
             columns = [order[d] for d in bone.dof if d in order]
-            if columns and all(name in frame for frame in frames):
+            given = [name in frame for frame in frames]
+            if any(given) and not all(given):
+                raise CaptureError(f"{path}: {name} is missing in frame {given.index(False) + 1} of {len(frames)}; the file "
+                                   "is truncated or damaged, copy it again")
+            if columns and all(given):
                 angles[name][:, columns] = np.array([frame[name] for frame in frames])[:, : len(columns)]
     return root[:, :3], angles
+
+
+def _numbers(words: Sequence[str], where: str) -> list[float]:
+    try:
+        return [float(w) for w in words]
+    except ValueError as error:
+        raise CaptureError(f"{where}: {error}; the file is damaged, copy it again") from None
 
 
 def forward(
@@ -131,21 +159,28 @@ def forward(
     return ends, turns
 
 
-def load_amc(path: Path, asf: Path | None = None) -> Capture:
+def skeleton_of(path: Path, asf: Path | None = None) -> Path:
+    """Skeleton of a motion: the given one, or ``SUBJECT.asf`` beside it, the subject being the name up to the first ``_``."""
+    return asf or path.with_name(path.stem.split("_")[0] + ".asf")
+
+
+def load_amc(path: Path, asf: Path | None = None, fps: float = RATE, unit: float = INCH) -> Capture:
     """Read an AMC motion with its skeleton.
 
     Args:
         path: the motion.
-        asf: its skeleton; by default ``<subject>.asf`` beside it, the subject being the name up to the first ``_``.
+        asf: its skeleton, where it is not the one that ``skeleton_of`` expects.
+        fps: frames per second.
+        unit: metres of what lengths are given in, before the skeleton's own divisor.
 
     Raises:
         CaptureError: the skeleton is not found, or a file cannot be read.
     """
-    skeleton = asf or path.with_name(path.stem.split("_")[0] + ".asf")
+    skeleton = skeleton_of(path, asf)
     if not skeleton.is_file():
         raise CaptureError(f"{path}: skeleton {skeleton.name} is not beside it; name the skeleton with asf=")
-    bones, unit = read_asf(skeleton)
-    ends, turns = forward(bones, unit, *read_amc(path, bones))
+    bones, scale = read_asf(skeleton, unit)
+    ends, turns = forward(bones, scale, *read_amc(path, bones))
     points, spins, rest = {}, {"pelvis": turns["root"], "trunk": turns["thorax"]}, {}
     for side in SIDES:
         s = side[0]
@@ -156,7 +191,8 @@ def load_amc(path: Path, asf: Path | None = None) -> Capture:
         # The rest pose is abducted 20 degrees at the hip and the feet are tilted with the shins.
         rest |= {f"{side}_foot": bones[s + "tibia"].offset, f"{side}_toes": bones[s + "tibia"].offset,
                  f"{side}_hand": bones[s + "hand"].offset}
-    return assemble(points, spins, rest, RATE, PROVENANCE | {"skeleton": skeleton.name})
+    notes = {"skeleton": skeleton.name, "unit_m": unit, "up": "y", "subject_shape": "bone lengths of the skeleton"}
+    return assemble(points, spins, rest, fps, PROVENANCE | notes)
 
 
 def read_text(path: Path) -> str:

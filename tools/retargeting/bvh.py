@@ -1,19 +1,24 @@
-"""BVH conversions of CMU captures (B. Hahne, cgspeed): the Daz-friendly and the MotionBuilder-friendly skeleton.
+"""BVH files: any skeleton whose joints a mapping names; the cgspeed conversions of CMU captures are recognised.
 
-The rest pose is the one of all-zero channels, Y up, facing +Z; channels are intrinsic rotations in degrees,
-applied from left to right.
+The rest pose is the one of all-zero channels; channels are intrinsic rotations in degrees, applied from left to right.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from tools.retargeting import rotations
-from tools.retargeting.asf import PROVENANCE, read_text
-from tools.retargeting.skeleton import SIDES, Capture, CaptureError, assemble
+from tools.retargeting.asf import read_text
+from tools.retargeting.mapping import Rig, rig_for
+from tools.retargeting.orientation import calibrate
+from tools.retargeting.skeleton import POINTS, SIDES, Z_UP, Capture, CaptureError, assemble
+from tools.retargeting.units import UNITS
+
+UPRIGHT, HANGING = 0.8, -0.8  # cosines of trunk and legs with the vertical that a standing rest pose has at least
+ALONG_AXIS = 0.95  # cosine above which left is taken for a coordinate axis
 
 
 @dataclass
@@ -26,45 +31,6 @@ class Joint:
     channels: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Rig:
-    """How a known skeleton is read.
-
-    ============ =================================================================================
-    unit         m per file unit
-    lead_in      first frames to drop: the T-pose and the blend out of it
-    pelvis       joint that carries the pelvis
-    trunk        joint that carries the thorax
-    points       our point to joint, with ``{}`` for the side's spelling
-    spelling     left, right
-    tilted_feet  whether the feet of the rest pose are tilted with the abducted shins
-    fingers      joint that gives the hand's direction
-    ============ =================================================================================
-    """
-
-    unit: float
-    lead_in: int
-    pelvis: str
-    trunk: str
-    points: dict[str, str]
-    spelling: tuple[str, str]
-    tilted_feet: bool
-    fingers: str
-
-
-DAZ = Rig(
-    unit=0.01, lead_in=6, pelvis="hip", trunk="chest", spelling=("l", "r"), tilted_feet=False, fingers="{}Mid1",
-    points=dict(hip="{}Thigh", knee="{}Shin", ankle="{}Foot", toes="{}Foot end", shoulder="{}Shldr", elbow="{}ForeArm",
-                wrist="{}Hand"),
-)
-MOTION_BUILDER = Rig(
-    unit=0.0254 / 0.45, lead_in=1, pelvis="Hips", trunk="Spine1", spelling=("Left", "Right"), tilted_feet=True,
-    fingers="{}HandIndex1",
-    points=dict(hip="{}UpLeg", knee="{}Leg", ankle="{}Foot", toes="{}ToeBase", shoulder="{}Arm", elbow="{}ForeArm",
-                wrist="{}Hand"),
-)
-
-
 def read_bvh(path: Path) -> tuple[list[Joint], np.ndarray, float]:
     """Joints (end sites included, named ``<parent> end``), channel values (F, C) and the frame time in s.
 
@@ -75,14 +41,24 @@ def read_bvh(path: Path) -> tuple[list[Joint], np.ndarray, float]:
     if not words or words[0] != "HIERARCHY" or "MOTION" not in words:
         raise CaptureError(f"{path}: not a BVH file (HIERARCHY and MOTION are needed)")
     cut = words.index("MOTION")
-    joints = _hierarchy(words[1:cut])
     try:
-        frames, step = int(words[cut + 2]), float(words[cut + 5])
-        values = np.array(words[cut + 6 :], dtype=float)
-        channels = sum(len(j.channels) for j in joints)
-        return joints, values.reshape(frames, channels), step
+        joints = _hierarchy(words[1:cut])
+        header = " ".join(words[cut : cut + 8]).replace(":", " ").split()  # "Frames:" may touch its number
+        frames, step = int(header[2]), float(header[5])
+        values = np.array(_after_header(words[cut:]), dtype=float)
     except (ValueError, IndexError) as error:
-        raise CaptureError(f"{path}: the motion part is damaged ({error}); copy the file again") from None
+        raise CaptureError(f"{path}: the file is damaged ({error}); copy it again") from None
+    channels = sum(len(j.channels) for j in joints)
+    if len(values) != frames * channels:
+        raise CaptureError(f"{path}: {len(values)} numbers, but {frames} frames of {channels} channels need "
+                           f"{frames * channels}; the file is truncated or damaged, copy it again")
+    return joints, values.reshape(frames, channels), step
+
+
+def _after_header(words: list[str]) -> list[str]:
+    """Words after ``Frame Time: STEP``."""
+    place = words.index("Time:") if "Time:" in words else next(k for k, w in enumerate(words) if w.startswith("Time:"))
+    return words[place + (2 if words[place] == "Time:" else 1) :]
 
 
 def _hierarchy(words: list[str]) -> list[Joint]:
@@ -136,28 +112,97 @@ def forward(
     return dict(zip(names, positions, strict=True)), dict(zip(names, turns, strict=True))
 
 
-def load_bvh(path: Path) -> Capture:
-    """Read a BVH motion of one of the two skeletons, its lead-in dropped.
+def load_bvh(
+    path: Path,
+    mapping: Path | None = None,
+    fps: float | None = None,
+    up: str | None = None,
+    unit: float | None = None,
+) -> Capture:
+    """Read a BVH motion.
+
+    Args:
+        path: the file.
+        mapping: names its joints, where the skeleton is none of those that are recognised.
+        fps: frames per second, instead of the file's.
+        up: vertical axis, y or z, instead of the mapping's.
+        unit: metres of one unit of length, instead of the mapping's.
 
     Raises:
-        CaptureError: the file cannot be read or has another skeleton.
+        CaptureError: the file cannot be read, its skeleton is unknown, or nobody says what its unit or vertical is.
     """
     joints, values, step = read_bvh(path)
-    index = {j.name: k for k, j in enumerate(joints)}
-    rig = DAZ if "abdomen" in index else MOTION_BUILDER if "LHipJoint" in index else None
-    needed = [] if rig is None else [rig.points[p].format(s) for p in rig.points for s in rig.spelling]
-    if rig is None or any(name not in index for name in needed):
-        raise CaptureError(f"{path}: unknown skeleton with root {joints[0].name!r}; only the Daz-friendly and the "
-                           "MotionBuilder-friendly CMU conversions are supported")
-    positions, turns = forward(joints, values, rig.unit)
-    points, spins, rest = {}, {"pelvis": turns[rig.pelvis], "trunk": turns[rig.trunk]}, {}
-    for side, spelling in zip(SIDES, rig.spelling, strict=True):
-        joint = {point: name.format(spelling) for point, name in rig.points.items()}
-        points |= {f"{side}_{point}": positions[name] for point, name in joint.items()}
-        toes = turns.get(joint["toes"], turns[joint["ankle"]])
-        spins |= {f"{side}_foot": turns[joint["ankle"]], f"{side}_toes": toes, f"{side}_hand": turns[joint["wrist"]]}
-        rest[f"{side}_hand"] = joints[index[rig.fingers.format(spelling)]].offset
+    if fps is None and not step > 0:
+        raise CaptureError(f"{path}: frame time {step:g} s is none; give the frame rate with fps_in=")
+    rig = rig_for(path, [j.name for j in joints], mapping)
+    unit = unit or rig.unit
+    if unit is None:
+        raise CaptureError(f"{path}: a BVH file names no unit and mapping {rig.name} neither; give "
+                           f"units={'|'.join(UNITS)} or the metres of one unit")
+    positions, turns = forward(joints, values, unit)
+    rest, _ = forward(joints, np.zeros((1, values.shape[1])), unit)
+    basis = _basis(path, rig, {name: track[0] for name, track in rest.items()}, up or rig.up)
+    points = {point: positions[rig.joints[point]] @ basis for point in POINTS}
+    spins = {name: basis.T @ turns[joint] @ basis for name, joint in _carriers(rig, joints).items()}
+    source = {"format": "BVH", "skeleton": rig.name, "unit_m": unit, "up": "xyz"[int(np.abs(basis[:, 1]).argmax())],
+              "subject_shape": "bone lengths of the file"}
+    if rig.acknowledgement:
+        source["acknowledgement"] = rig.acknowledgement
+    directions: dict[str, np.ndarray] = {}
+    if rig.rest == "zero":
+        directions = _rest_directions(rig, {name: track[0] @ basis for name, track in rest.items()})
+    else:
+        spins = calibrate(points, spins)
+    return replace(assemble(points, spins, directions, fps or 1.0 / step, source), lead_in=rig.drop_frames)
+
+
+def _carriers(rig: Rig, joints: list[Joint]) -> dict[str, str]:
+    """Our segment to the joint that turns with it; an end site turns with its parent."""
+    parent = {j.name: joints[j.parent].name for j in joints if not j.channels}
+    carrier = {"pelvis": rig.joints["pelvis"], "trunk": rig.joints["trunk"]}
+    for side in SIDES:
+        for segment, point in (("foot", "ankle"), ("toes", "toes"), ("hand", "wrist")):
+            joint = rig.joints[f"{side}_{point}"]
+            carrier[f"{side}_{segment}"] = parent.get(joint, joint)
+    return carrier
+
+
+def _rest_directions(rig: Rig, rest: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Directions (3,) of segments in the rest pose that are not those of our standard pose."""
+    place = {ours: rest[theirs] for ours, theirs in rig.joints.items()}
+    directions = {}
+    for side in SIDES:
+        wrist = place[f"{side}_wrist"]
+        fingers = place.get(f"{side}_fingers")
+        directions[f"{side}_hand"] = wrist - place[f"{side}_elbow"] if fingers is None else fingers - wrist
         if rig.tilted_feet:
-            shin = joints[index[joint["ankle"]]].offset
-            rest |= {f"{side}_foot": shin, f"{side}_toes": shin}
-    return assemble(points, spins, rest, 1.0 / step, PROVENANCE | {"format": "BVH"}).drop(rig.lead_in)
+            shin = place[f"{side}_ankle"] - place[f"{side}_knee"]
+            directions |= {f"{side}_foot": shin, f"{side}_toes": shin}
+    return directions
+
+
+def _basis(path: Path, rig: Rig, rest: dict[str, np.ndarray], up: str | None) -> np.ndarray:
+    """Left, up and forward of the file's world as the columns of a rotation (3, 3)."""
+    if rig.rest == "none":
+        if up is None:
+            raise CaptureError(f"{path}: the rest pose does not say which axis is vertical; give up=y or up=z, or up: in "
+                               f"mapping {rig.name}")
+        return np.eye(3) if up == "y" else Z_UP
+    place = {ours: rest[theirs] for ours, theirs in rig.joints.items()}
+    trunk = _unit(sum(place[f"{side}_shoulder"] - place[f"{side}_hip"] for side in SIDES))
+    vertical = np.eye(3)["xyz".index(up)] if up else np.round(trunk / np.abs(trunk).max() * 0.7)
+    legs = [_unit(place[f"{side}_ankle"] - place[f"{side}_hip"]) @ vertical for side in SIDES]
+    if trunk @ vertical < UPRIGHT or max(legs) > HANGING:
+        raise CaptureError(
+            f"{path}: with all channels zero, this skeleton does not stand upright along {up or 'an axis'} (trunk {trunk}); "
+            f"give the right up=y or up=z, or write rest: none in the mapping"
+        )
+    left = place["left_hip"] - place["right_hip"]
+    left = _unit(left - (left @ vertical) * vertical)
+    if np.abs(left).max() > ALONG_AXIS:
+        left = np.round(left)
+    return np.stack([left, vertical, np.cross(left, vertical)], axis=1)
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    return vector / np.linalg.norm(vector)

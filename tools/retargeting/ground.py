@@ -1,51 +1,57 @@
-"""The floor of a capture and the feet's contacts with it.
+"""The floor of a capture, and the feet's contacts with it.
 
 Captured floors are tilted by about a degree and, in converted captures, individual steps float by centimetres. Both are
 corrected by motions of the whole target: a plane fitted to the resting feet, and a slow height correction. Remaining
-centimetres are closed by contact terms in the solver, never by moving single frames.
+centimetres are closed by contact terms in the solver (``contact.py``), never by moving single frames.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import mujoco
 import numpy as np
 
 from tools.retargeting import rotations
-from tools.retargeting.kinematics import MotionKinematics, Pose
-from tools.retargeting.solve import Residuals, Term
+from tools.retargeting.balance import solve_banded
+from tools.retargeting.kinematics import Pose
+from tools.retargeting.soles import Surface
+from tools.retargeting.solve import second_difference
 
 REST_SPEED = 0.3  # m/s: a sole slower than this rests
 REST_HEIGHT = 0.08  # m above the fitted plane beyond which a slow sole is a lifted foot
-CONTACT_HEIGHT = 0.04  # m above the corrected floor below which a resting sole is in contact
+# Contacts: speed in m/s, of which share of the body's speed, height in m. Converted captures let feet skate, the more the
+# faster the body travels. Sure contacts are extended, by EXTENSION s at most, to where they begin and end.
+SURE, LOOSE = (0.3, 0.15, 0.04), (0.4, 0.3, 0.03)
+FASTEST_CONTACT = 0.8  # m/s
+EXTENSION = 0.08
 SHORTEST, GAP = 0.06, 0.04  # s: shorter contacts are dropped, shorter breaks closed
 TILT_SD, HEIGHT_SD = 0.02, 0.01  # rad, m: prior of the tilt, scatter of the footholds' heights about the floor
-PIVOT = 0.03  # m: a contact that strays farther from its mean place pivots or slides and is not held
 SLOW = 0.25  # s: standard deviation of the Gaussian over the height correction
-CLEARANCE, STARTS, FULL = 0.012, 0.4, 1.2  # m, m/s: a sole this fast is kept that far above the floor
-PIN_WEIGHT, HEIGHT_WEIGHT, DEPTH_WEIGHT = 2.0, 3.0, 5.0
 
 
 @dataclass(frozen=True, eq=False)
 class Soles:
-    """Heel and toe of each foot as groups of sole geoms: their centres (F, K, 3) and lowest heights (F, K) in m."""
+    """Parts of the soles (heel, ball, toes).
 
-    groups: list[np.ndarray]
+    ====== ======================================================================== ===============
+    center of the part                                                              (F, K, 3) m
+    height of its lowest point                                                      (F, K) m
+    speed  of its centre or of the material at its lowest point, which is slower    (F, K) m/s
+    ====== ======================================================================== ===============
+    """
+
+
     center: np.ndarray
     height: np.ndarray
+    speed: np.ndarray
 
     @classmethod
-    def of(cls, kinematics: MotionKinematics, pose: Pose) -> Soles:
-        """Groups are the geoms of one body."""
-        groups = [np.flatnonzero(kinematics.sole_bodies == b) for b in np.unique(kinematics.sole_bodies)]
-        center = np.stack([pose.sole_center[:, g].mean(axis=1) for g in groups], axis=1)
-        height = np.stack([pose.sole_low[:, g, 2].min(axis=1) for g in groups], axis=1)
-        return cls(groups, center, height)
-
-    def resting(self, fps: float) -> np.ndarray:
-        """(F, K) whether a group moves slower than ``REST_SPEED``."""
-        return np.linalg.norm(np.gradient(self.center, 1.0 / fps, axis=0), axis=-1) < REST_SPEED
+    def of(cls, surface: Surface, pose: Pose, fps: float) -> Soles:
+        """At the frames of a pose."""
+        center, height = surface.parts(pose)
+        velocity, _ = part_motion(surface, pose, fps)
+        moves = np.gradient(center, 1.0 / fps, axis=0) if len(center) > 1 else np.zeros_like(center)
+        return cls(center, height, np.minimum(np.linalg.norm(velocity, axis=-1), np.linalg.norm(moves, axis=-1)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,32 +77,35 @@ class Floor:
 def fit_floor(soles: Soles, fps: float) -> Floor:
     """Fit a plane to the footholds, one observation each, by reweighted least squares with a prior on the tilt.
 
-    A motion on one spot says nothing about a tilt; the prior then leaves it near zero. Where no sole ever rests, the
-    floor is level at the lowest height.
+    Every part of the soles has a height of its own above the plane: how a captured foot is inclined says nothing about
+    the floor. Nor does a motion on one spot; the prior then leaves the tilt near zero. Where no sole ever rests, the floor
+    is level at the lowest height.
     """
     low = soles.height <= soles.height.min(axis=1, keepdims=True) + 0.02
-    use = soles.resting(fps) & low
+    use = (soles.speed < REST_SPEED) & low
     rests = [(k, start, stop) for k in range(use.shape[1]) for start, stop in runs(use[:, k])]
     holds = [(k, slice(start, stop)) for k, start, stop in rests if stop - start >= SHORTEST * fps]
     if not holds:
         return Floor(np.zeros(2), float(np.percentile(soles.height.min(axis=1), 1)), False)
     xy = np.array([soles.center[frames, k, :2].mean(axis=0) for k, frames in holds])
     z = np.array([soles.height[frames, k].mean() for k, frames in holds])
+    part = np.eye(soles.height.shape[1])[[k for k, _ in holds]]
     middle = xy.mean(axis=0)
-    design = np.column_stack([xy - middle, np.ones(len(z))])
-    prior = np.diag([(HEIGHT_SD / TILT_SD) ** 2] * 2 + [0.0])
-    plane = np.array([0.0, 0.0, np.median(z)])
+    design = np.column_stack([xy - middle, part])
+    prior = np.diag([(HEIGHT_SD / TILT_SD) ** 2] * 2 + [1e-9] * part.shape[1])
+    plane = np.concatenate([np.zeros(2), np.full(part.shape[1], np.median(z))])
     for _ in range(10):
         error = z - design @ plane
         weight = 1.0 / np.maximum(1.0, np.abs(error) / HEIGHT_SD) ** 2
         plane = np.linalg.solve((design * weight[:, None]).T @ design + prior, design.T @ (weight * z))
-    return Floor(plane[:2], float(plane[2] - plane[:2] @ middle), True)
+    height = (weight * (part @ plane[2:])).sum() / weight.sum()
+    return Floor(plane[:2], float(height - plane[:2] @ middle), True)
 
 
 def slow_height(soles: Soles, fps: float) -> np.ndarray:
     """(F,) m: height of the resting feet above z = 0, interpolated between rests and smoothed over ``SLOW``."""
     frames = len(soles.height)
-    rest = soles.resting(fps) & (np.abs(soles.height) < REST_HEIGHT)
+    rest = (soles.speed < REST_SPEED) & (np.abs(soles.height) < REST_HEIGHT)
     at = np.flatnonzero(rest.any(axis=1))
     if not len(at):
         return np.zeros(frames)
@@ -111,11 +120,45 @@ def gaussian(track: np.ndarray, sigma: float) -> np.ndarray:
     return np.convolve(np.pad(track, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
 
 
-def label_contacts(soles: Soles, fps: float) -> np.ndarray:
-    """(F, K) whether heel or toe of each foot stands on the floor z = 0: resting, low, and not for an instant."""
-    label = soles.resting(fps) & (soles.height < CONTACT_HEIGHT)
-    for k in range(label.shape[1]):
-        for wanted, shortest in ((False, GAP), (True, SHORTEST)):
+def bridge(tracks: np.ndarray, weight: np.ndarray, rate: np.ndarray) -> np.ndarray:
+    """Smooth tracks (F, L, 3) through ``tracks`` where ``weight`` (F, L) is 1, and from there to there where it is 0.
+
+    Minimises ``sum w |x - track|^2 + 1e-3 |x|^2 + |D2 x|^2 / rate^4``; ``rate`` (L,) in rad per frame is the cut-off.
+    """
+    frames = len(tracks)
+    bands = np.zeros((3, *weight.shape))
+    bands[0] = weight + 1e-3
+    for k, band in enumerate(second_difference(frames)):
+        bands[k, : frames - k] += band.numpy()[:, None] / rate**4
+    return solve_banded(bands, weight[:, :, None] * tracks)
+
+
+def travel(place: np.ndarray, fps: float) -> np.ndarray:
+    """(F,) m/s speed of a track (F, 2) m, over half a second."""
+    at, reach = np.arange(len(place)), max(1, round(0.25 * fps))
+    before, after = np.maximum(at - reach, 0), np.minimum(at + reach, len(place) - 1)
+    return np.linalg.norm(place[after] - place[before], axis=1) * fps / np.maximum(after - before, 1)
+
+
+def label_contacts(soles: Soles, travel: np.ndarray, fps: float) -> np.ndarray:
+    """(F, K) whether a part of a foot stands on the floor z = 0: slow, low, and not for an instant.
+
+    Args:
+        soles: their motion.
+        travel: (F,) m/s horizontal speed of the body.
+        fps: frames per second.
+    """
+    label, maybe = (
+        (soles.speed < np.minimum(speed + share * travel, FASTEST_CONTACT)[:, None]) & (soles.height < height)
+        for speed, share, height in (SURE, LOOSE)
+    )
+    for _ in range(round(EXTENSION * fps)):
+        near = label.copy()
+        near[1:] |= label[:-1]
+        near[:-1] |= label[1:]
+        label = label | (near & maybe)
+    for wanted, shortest in ((False, GAP), (True, SHORTEST)):
+        for k in range(label.shape[1]):
             for start, stop in runs(label[:, k] == wanted):
                 inside = start > 0 and stop < len(label)
                 if stop - start < shortest * fps and (wanted or inside):
@@ -129,67 +172,28 @@ def runs(mask: np.ndarray) -> list[tuple[int, int]]:
     return list(zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True))
 
 
-def contact_term(kinematics: MotionKinematics, soles: Soles, contacts: np.ndarray, fps: float) -> Term:
-    """Contacts keep their place and touch the floor; no sole enters it, and swinging ones do not graze it.
-
-    Args:
-        kinematics: of the body.
-        soles: where the soles were when the contacts were labelled; a contact's place is its mean over the contact.
-        contacts: (F, K).
-        fps: frames per second; contacts fade in and out over 50 ms.
-    """
-    place, strength, held = soles.center[..., :2].copy(), np.zeros(contacts.shape), np.zeros(contacts.shape)
-    for k in range(contacts.shape[1]):
-        for start, stop in runs(contacts[:, k]):
-            place[start:stop, k] = soles.center[start:stop, k, :2].mean(axis=0)
-            inside = np.minimum(np.arange(stop - start), np.arange(stop - start)[::-1]) + 1.0
-            strength[start:stop, k] = np.minimum(1.0, inside / (0.05 * fps))
-            strayed = np.linalg.norm(soles.center[start:stop, k, :2] - place[start:stop, k], axis=1).max()
-            held[start:stop, k] = strength[start:stop, k] * (strayed < PIVOT)
-    groups, frames = soles.groups, np.arange(len(contacts))
-    clearance = _clearance(kinematics, soles, fps)
-
-    def term(pose: Pose) -> Residuals:
-        center = kinematics.sole_jacobian(pose, pose.sole_center)[:, :, :2]
-        low = kinematics.sole_jacobian(pose, pose.sole_low)[:, :, 2]
-        values, jacobians = [], []
-        for k, group in enumerate(groups):
-            pin = PIN_WEIGHT * held[:, k, None]
-            values.append(pin * (pose.sole_center[:, group, :2].mean(axis=1) - place[:, k]))
-            jacobians.append(pin[..., None] * center[:, group].mean(axis=1))
-            lowest = group[pose.sole_low[:, group, 2].argmin(axis=1)]
-            height = HEIGHT_WEIGHT * strength[:, k]
-            values.append((height * pose.sole_low[frames, lowest, 2])[:, None])
-            jacobians.append((height[:, None] * low[frames, lowest])[:, None])
-        excess = pose.sole_low[..., 2] - clearance
-        inside = DEPTH_WEIGHT * (excess < 0.0)
-        values.append(inside * excess)
-        jacobians.append(inside[..., None] * low)
-        return Residuals(np.concatenate(values, axis=1), np.concatenate(jacobians, axis=1))
-
-    return term
+def part_motion(surface: Surface, pose: Pose, fps: float) -> tuple[np.ndarray, np.ndarray]:
+    """Velocity (F, K, 3) m/s of the material at the lowest point of every part of the soles, and its height (F, K) m."""
+    low = surface.lowest(pose)
+    frames, parts = len(pose.qpos), len(surface.names)
+    velocity, height = np.zeros((frames, parts, 3)), np.zeros((frames, parts))
+    middle = np.arange(frames)
+    before, after = np.maximum(middle - 1, 0), np.minimum(middle + 1, frames - 1)
+    links = surface.points.links
+    for k in range(parts):
+        members = np.flatnonzero(surface.groups == k)
+        which = members[low[members, 2].argmin(dim=0).cpu().numpy()]
+        link = links[which]
+        at = low[which, :, middle] - pose.position[link, :, middle]
+        local = pose.rotation[link, :, :, middle].transpose(1, 2) @ at[:, :, None]
+        ends = [pose.position[link, :, f] + (pose.rotation[link, :, :, f] @ local).squeeze(2) for f in (before, after)]
+        velocity[:, k] = (ends[1] - ends[0]).cpu().numpy() * fps / np.maximum(after - before, 1)[:, None]
+        height[:, k] = low[which, 2, middle].cpu().numpy()
+    return velocity, height
 
 
-def _clearance(kinematics: MotionKinematics, soles: Soles, fps: float) -> np.ndarray:
-    """(F, G) m: wanted height of each sole geom over the floor, rising with the horizontal speed of its group."""
-    speed = np.linalg.norm(np.gradient(soles.center[..., :2], 1.0 / fps, axis=0), axis=-1)
-    rise = np.clip((speed - STARTS) / (FULL - STARTS), 0.0, 1.0)
-    wanted = np.zeros((len(speed), len(kinematics.soles)))
-    for k, group in enumerate(soles.groups):
-        wanted[:, group] = (CLEARANCE * rise**2 * (3.0 - 2.0 * rise))[:, [k]]
-    return wanted
-
-
-def feet_gap(kinematics: MotionKinematics, qpos: np.ndarray, reach: float = 0.1) -> np.ndarray:
-    """(F,) m between the two feet's sole geoms, negative where they overlap; ``reach`` where farther apart."""
-    model, data = kinematics.body.model, mujoco.MjData(kinematics.body.model)
-    left, right = (ids for _, ids in sorted(kinematics.body.foot_geom_ids.items()))
-    gap = np.full(len(qpos), reach)
-    for f in range(len(qpos)):
-        data.qpos[:] = qpos[f]
-        mujoco.mj_kinematics(model, data)
-        apart = np.linalg.norm(data.geom_xpos[left][:, None] - data.geom_xpos[right], axis=-1)
-        near = apart - model.geom_rbound[left][:, None] - model.geom_rbound[right] < reach
-        for a, b in zip(*np.nonzero(near), strict=True):
-            gap[f] = min(gap[f], mujoco.mj_geomDistance(model, data, left[a], right[b], reach, None))
-    return gap
+def support(surface: Surface, pose: Pose, contact: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Points (F, P, 2) m on the floor below the soles' spheres, and whether they carry (F, P) by the labels (F, K)."""
+    spheres = np.flatnonzero(surface.groups >= 0)
+    at = surface.points.at(pose)[spheres, :2].permute(2, 0, 1).cpu().numpy()
+    return at, contact[:, surface.groups[spheres]]

@@ -1,214 +1,299 @@
-"""Kinematics of a whole motion with analytic Jacobians in the independent degrees of freedom."""
+"""Kinematics of a whole motion with analytic Jacobians in the independent degrees of freedom, batched over frames.
+
+Written in torch (double precision), so that it runs on the CPU and on a GPU alike. Arrays carry the frames last: every
+operation then runs along contiguous memory. Couplings are eliminated: a column of a Jacobian belongs to an independent
+dof and sums the dofs that it drives, ``J_independent = J T(q)``.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from itertools import pairwise
 
-import mujoco
 import numpy as np
+import torch
+from torch import Tensor
 
+from mm_torch.maths import quaternion
 from sim_models.embodiment import Embodiment
-from tools.retargeting import rotations
+from tools.retargeting.chain import FREE, Chain
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Pose:
-    """Positions, and where the wanted bodies and geoms are, for F frames.
+    """Where the links of a body are over F frames.
 
-    ============ ======================================================= ================
-    qpos         couplings satisfied                                     (F, Q)
-    body_pos     origins of the mimic-site bodies                        (F, S, 3) m
-    body_mat     their orientations                                      (F, S, 3, 3)
-    sole_center  centre of every sole geom                               (F, G, 3) m
-    sole_low     its lowest surface point                                (F, G, 3) m
-    anchor       a point on each dof's axis (the origin for slides)      (F, V, 3) m
-    angular      angular velocity per unit of each dof                   (F, V, 3)
-    linear       linear velocity at the anchor per unit of each dof      (F, V, 3)
-    scale        velocity of a dof per unit of its driver, times chain   (F, V)
-    ============ ======================================================= ================
+    ========= ========================================================================== =================
+    qpos      positions, couplings satisfied                                             (F, Q)
+    position  origins of the links                                                       (L, 3, F) m
+    rotation  their orientations                                                         (L, 3, 3, F)
+    screw     angular velocity and velocity at the world's origin per unit speed of an   (C + 1, 6, F)
+              independent dof, for every set of dofs that it moves together; last: none
+    ========= ========================================================================== =================
     """
 
-    qpos: np.ndarray
-    body_pos: np.ndarray
-    body_mat: np.ndarray
-    sole_center: np.ndarray
-    sole_low: np.ndarray
-    anchor: np.ndarray
-    angular: np.ndarray
-    linear: np.ndarray
-    scale: np.ndarray
+    qpos: Tensor
+    position: Tensor
+    rotation: Tensor
+    screw: Tensor
 
 
-@dataclass(frozen=True)
-class _Pairs:
-    """Which dof moves which point: only those pairs are computed, sorted so that one driver's are neighbours."""
-
-    point: np.ndarray
-    dof: np.ndarray
-    start: np.ndarray
-    column: np.ndarray
-
-    @classmethod
-    def of(cls, moves: list[np.ndarray], column: np.ndarray) -> _Pairs:
-        """``moves``: a mask (V,) per point; ``column``: the independent dof that drives each dof, -1: none."""
-        pairs = [(p, int(column[v]), v) for p, mask in enumerate(moves) for v in np.flatnonzero(mask) if column[v] >= 0]
-        point, driver, dof = np.array(sorted(pairs), dtype=int).reshape(-1, 3).T
-        new = np.ones(len(point), dtype=bool)
-        new[1:] = (np.diff(point) != 0) | (np.diff(driver) != 0)
-        return cls(point, dof, np.flatnonzero(new), driver)
-
-    def sum(self, velocity: np.ndarray, points: int, dofs: int) -> np.ndarray:
-        """Velocities (F, pairs, 3) added up per driver: (F, points, 3, D)."""
-        out = np.zeros((len(velocity), points, 3, dofs))
-        if len(self.start):
-            added = np.add.reduceat(velocity, self.start, axis=1)
-            out[:, self.point[self.start], :, self.column[self.start]] = np.swapaxes(added, 0, 1)
-        return out
+# Consecutive dofs as (slice of all dofs, slice of the columns of a smaller matrix).
+Runs = tuple[tuple[slice, slice], ...]
 
 
-def _cross(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    (ax, ay, az), (bx, by, bz) = (np.moveaxis(v, -1, 0) for v in (a, b))
-    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=-1)
+@dataclass(frozen=True, eq=False)
+class Block:
+    """Points that the same few dofs move: their numbers (n,), those dofs (m), and the screw of each pair (n, m)."""
+
+    points: Tensor
+    runs: Runs
+    screws: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Points:
+    """Points fixed to links: link numbers (P,), places in the links' frames (P, 3) m, and the dofs that move them."""
+
+    links: Tensor
+    local: Tensor
+    blocks: tuple[Block, ...]
+
+    def at(self, pose: Pose) -> Tensor:
+        """World positions (P, 3, F) m."""
+        turned = (pose.rotation[self.links] * self.local[:, None, :, None]).sum(dim=2)
+        return pose.position[self.links] + turned
+
+
+def linear_velocity(pose: Pose, screws: Tensor, at: Tensor, axes: tuple[int, ...] = (0, 1, 2)) -> Tensor:
+    """Velocities (n, len(axes), m, F) of points at ``at`` (n, 3, F) per unit speed of screws (n, m)."""
+    picked = pose.screw[screws.reshape(-1)].view(*screws.shape, 6, -1)
+    turn, shift = picked[:, :, :3], picked[:, :, 3:]
+    out = []
+    for i in axes:
+        j, k = (i + 1) % 3, (i + 2) % 3
+        out.append(turn[:, :, j] * at[:, None, k] - turn[:, :, k] * at[:, None, j] + shift[:, :, i])
+    return torch.stack(out, dim=1)
+
+
+def angular_velocity(pose: Pose, screws: Tensor) -> Tensor:
+    """Angular velocities (n, 3, m, F) per unit speed of screws (n, m)."""
+    return pose.screw[screws.reshape(-1), :3].view(*screws.shape, 3, -1).transpose(1, 2)
+
+
+def runs_of(dofs: list[int]) -> Runs:
+    """Ascending dofs as runs of consecutive ones."""
+    breaks = [0, *(k for k in range(1, len(dofs)) if dofs[k] != dofs[k - 1] + 1), len(dofs)]
+    return tuple((slice(dofs[a], dofs[b - 1] + 1), slice(a, b)) for a, b in pairwise(breaks) if b > a)
 
 
 class MotionKinematics:
-    """Forward kinematics and Jacobians of an embodiment over all frames of a motion.
+    """Forward kinematics, Jacobians and steps of an embodiment over all frames of a motion.
 
-    Couplings are eliminated: a column of a Jacobian belongs to an independent dof and sums the dofs that it drives,
-    ``J_independent = J T(q)``.
+    Args:
+        body: embodiment.
+        device: where the tensors live.
     """
 
-    def __init__(self, body: Embodiment) -> None:
-        self.body = body
-        self.soles = np.concatenate([*body.foot_geom_ids.values(), np.zeros(0, dtype=int)]).astype(int)
-        self.sole_bodies = body.model.geom_bodyid[self.soles]
-        self.dofs = len(body.couplings.independent_dof)
+    def __init__(self, body: Embodiment, device: str = "cpu") -> None:
+        self.body, self.device = body, torch.device(device)
         model, couplings = body.model, body.couplings
-        self._data = mujoco.MjData(model)
-        dof_column = {int(dof): k for k, dof in enumerate(couplings.independent_dof)}
-        self._hinge_columns = [dof_column[int(d)] for d in model.jnt_dofadr[body.independent_hinges]]
-        self._hinge_qpos = model.jnt_qposadr[body.independent_hinges]
-        self._is_driven = couplings.driver_dof >= 0
-        self._driven = couplings.dependent_dof[self._is_driven]
+        solid = np.flatnonzero((model.geom_contype != 0) | (model.geom_conaffinity != 0))
+        wanted = np.unique([*body.site_body_ids, *model.geom_bodyid[solid], *model.geom_bodyid[model.pair_geom1],
+                            *model.geom_bodyid[model.pair_geom2]])
+        self.chain = Chain.of(body, wanted)
+        self.dofs = len(couplings.independent_dof)
         column = np.full(model.nv, -1)
         column[couplings.independent_dof] = np.arange(self.dofs)
-        column[self._driven] = column[couplings.driver_dof[self._is_driven]]
-        self._site_pairs = _Pairs.of([self._moves(b) for b in body.site_body_ids], column)
-        self._sole_pairs = _Pairs.of([self._moves(b) for b in self.sole_bodies], column)
+        self._has_driver = couplings.driver_dof >= 0
+        self._driven = couplings.dependent_dof[self._has_driver]
+        column[self._driven] = column[couplings.driver_dof[self._has_driver]]
+        self.column_of_dof = column
+        of_dof = {int(dof): k for k, dof in enumerate(couplings.independent_dof)}
+        self._hinge_columns = self._index([of_dof[int(d)] for d in model.jnt_dofadr[body.independent_hinges]])
+        self._hinge_qpos = self._index(model.jnt_qposadr[body.independent_hinges])
+        self._couplings()
+        self._tables()
+        self._screw_sets()
+        low, high = np.full(self.dofs, -np.inf), np.full(self.dofs, np.inf)
+        low[self._hinge_columns.cpu()], high[self._hinge_columns.cpu()] = body.joint_ranges[body.independent_hinges].T
+        self.low, self.high = self.tensor(low), self.tensor(high)
 
-    def _moves(self, body_id: int) -> np.ndarray:
-        """(V,) whether a dof moves a body."""
-        model, mask = self.body.model, np.zeros(self.body.model.nv, dtype=bool)
-        while body_id > 0:
-            start = model.body_dofadr[body_id]
-            mask[start : start + model.body_dofnum[body_id]] = True
-            body_id = model.body_parentid[body_id]
-        return mask
+    def tensor(self, value: object) -> Tensor:
+        """Double-precision tensor on the device."""
+        return torch.as_tensor(np.asarray(value, dtype=float), device=self.device)
 
-    def pose(self, qpos: np.ndarray) -> Pose:
-        """Forward kinematics of positions (F, Q); couplings are enforced."""
-        model, data, body = self.body.model, self._data, self.body
-        qpos = body.couplings.enforce(qpos)
-        frames, joints = len(qpos), model.njnt
-        pos, mat = np.empty((frames, len(body.site_names), 3)), np.empty((frames, len(body.site_names), 9))
-        sole, sole_mat = np.empty((frames, len(self.soles), 3)), np.empty((frames, len(self.soles), 9))
-        anchor, axis = np.empty((frames, joints, 3)), np.empty((frames, joints, 3))
-        for f in range(frames):
-            data.qpos[:] = qpos[f]
-            mujoco.mj_kinematics(model, data)
-            pos[f], mat[f] = data.xpos[body.site_body_ids], data.xmat[body.site_body_ids]
-            sole[f], sole_mat[f] = data.geom_xpos[self.soles], data.geom_xmat[self.soles]
-            anchor[f], axis[f] = data.xanchor, data.xaxis
-        lowest = sole + self._to_lowest(sole_mat.reshape(frames, -1, 3, 3))
-        screws = self._screws(qpos, anchor, axis)
-        return Pose(qpos, pos, mat.reshape(frames, -1, 3, 3), sole, lowest, *screws, self._scale(qpos))
+    def _index(self, value: object) -> Tensor:
+        return torch.as_tensor(np.asarray(value, dtype=np.int64), device=self.device)
 
-    def _to_lowest(self, mat: np.ndarray) -> np.ndarray:
-        """Vector (F, G, 3) from a geom's centre to its lowest surface point."""
-        model = self.body.model
-        size, kind = model.geom_size[self.soles], model.geom_type[self.soles, None]
-        up = mat[..., 2, :]  # world up in geom axes
-        turned = up * size
-        ellipsoid = -(turned * size) / np.maximum(np.linalg.norm(turned, axis=-1, keepdims=True), 1e-12)
-        capsule = -np.sign(up) * size[:, [1]] * np.array([0.0, 0.0, 1.0]) - up * size[:, [0]]
-        box = -np.sign(up) * size
-        local = np.select(
-            [kind == mujoco.mjtGeom.mjGEOM_CAPSULE, kind == mujoco.mjtGeom.mjGEOM_ELLIPSOID,
-             kind == mujoco.mjtGeom.mjGEOM_BOX],
-            [capsule, ellipsoid, box],
-            default=-up * size[:, [0]],
-        )
-        return np.einsum("fgij,fgj->fgi", mat, local)
+    # -- tables -------------------------------------------------------------------------------------------------------
+    def _couplings(self) -> None:
+        c = self.body.couplings
+        self._dependent = self._index(c.dependent_qpos)
+        self._driver = self._index(np.maximum(c.driver_qpos, 0))
+        self._poly = self.tensor(c.poly)
+        self._slope_poly = self.tensor(c.poly[:, 1:] * np.arange(1, 5) * self._has_driver[:, None])
 
-    def _screws(
-        self, qpos: np.ndarray, anchor: np.ndarray, axis: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        model, shape = self.body.model, (len(qpos), self.body.model.nv, 3)
-        at, angular, linear = np.zeros(shape), np.zeros(shape), np.zeros(shape)
-        dof = self.body.hinge_dof
-        slide = model.jnt_type[self.body.hinge_ids] == mujoco.mjtJoint.mjJNT_SLIDE
-        hinge_axis = axis[:, self.body.hinge_ids]
-        at[:, dof] = anchor[:, self.body.hinge_ids]
-        angular[:, dof] = np.where(slide[:, None], 0.0, hinge_axis)
-        linear[:, dof] = np.where(slide[:, None], hinge_axis, 0.0)
+    def _tables(self) -> None:
+        levels = self.chain.levels
+        self._joint_qpos = self._index(np.concatenate([lv.qpos for lv in levels]))
+        self._joint_rest = self.tensor(np.concatenate([lv.origin for lv in levels]))[:, None]
+        slide = np.concatenate([lv.slide for lv in levels])
+        self._slides, self._turns = self.tensor(slide)[:, None], self.tensor(~slide)[:, None]
+        self._level = [
+            (self._index(lv.parent), self.tensor(np.swapaxes(lv.fixed, 1, 2))[:, None], bool(lv.slide.any()))
+            for lv in levels
+        ]
+        self._link_dof = self._index(np.concatenate([lv.dof for lv in levels]))
+        scaled = np.full(self.body.model.nv, -1)
+        scaled[self._driven] = np.flatnonzero(self._has_driver)
+        order = np.concatenate([np.arange(6 * self.body.free_root), self._link_dof.cpu().numpy()]).astype(int)
+        self._screw_row = {int(dof): k for k, dof in enumerate(order)}
+        rows = [(k, scaled[dof]) for k, dof in enumerate(order) if scaled[dof] >= 0]
+        self._scaled_rows = self._index([r for r, _ in rows])
+        self._scaled_couplings = self._index([c for _, c in rows])
+
+    def _screw_sets(self) -> None:
+        sets: dict[tuple[int, tuple[int, ...]], int] = {}
+        self._sets_of_link: list[dict[int, int]] = []
+        for dofs in self.chain.above:
+            by_column: dict[int, list[int]] = {}
+            for dof in dofs:
+                if self.column_of_dof[dof] >= 0:
+                    by_column.setdefault(int(self.column_of_dof[dof]), []).append(self._screw_row[dof])
+            self._sets_of_link.append({c: sets.setdefault((c, tuple(rows)), len(sets)) for c, rows in by_column.items()})
+        gather = np.zeros((len(sets) + 1, len(self._screw_row)))
+        for (_, rows), k in sets.items():
+            gather[k, list(rows)] = 1.0
+        self._set_sum = self.tensor(gather)
+        self.no_screw = len(sets)
+
+    @cached_property
+    def link_screws(self) -> Tensor:
+        """(L, D) which screw each dof moves each link with."""
+        table = np.full((len(self._sets_of_link), self.dofs), self.no_screw)
+        for link, sets in enumerate(self._sets_of_link):
+            table[link, list(sets)] = list(sets.values())
+        return self._index(table)
+
+    def points(self, bodies: np.ndarray, local: np.ndarray) -> Points:
+        """Points (P, 3) m given in the frames of bodies (P,); points moved by the same dofs share a block."""
+        links = self.chain.body_link[bodies]
+        place = self.chain.body_place[bodies]
+        at = np.einsum("pij,pj->pi", place[:, :, :3], np.asarray(local, dtype=float)) + place[:, :, 3]
+        groups: list[tuple[set[int], list[int]]] = []
+        for p in sorted(range(len(links)), key=lambda p: -len(self._sets_of_link[links[p]])):
+            columns = set(self._sets_of_link[links[p]])
+            home = next((members for have, members in groups if columns <= have), None)
+            if home is None:
+                groups.append((columns, [p]))
+            else:
+                home.append(p)
+        blocks = []
+        for columns, members in groups:
+            order, members = sorted(columns), sorted(members)
+            screws = [[self._sets_of_link[links[p]].get(c, self.no_screw) for c in order] for p in members]
+            index = np.array(screws, dtype=np.int64).reshape(len(members), len(order))
+            blocks.append(Block(self._index(members), runs_of(order), self._index(index)))
+        return Points(self._index(links), self.tensor(at.reshape(-1, 3)), tuple(blocks))
+
+    # -- kinematics ---------------------------------------------------------------------------------------------------
+    def enforce(self, qpos: Tensor) -> Tensor:
+        """Copy of ``qpos`` (F, Q) whose dependent joints satisfy the couplings."""
+        out = qpos.clone()
+        out[:, self._dependent] = _horner(self._poly, qpos[:, self._driver])
+        return out
+
+    def pose(self, qpos: Tensor) -> Pose:
+        """Forward kinematics of positions (F, Q) that satisfy the couplings."""
+        frames = len(qpos)
+        angle = qpos.T[self._joint_qpos] - self._joint_rest
+        sine, cosine = torch.sin(angle * self._turns), torch.cos(angle * self._turns)
+        shift = angle * self._slides
+        mats, places = [self._identity(frames)], [qpos.new_zeros(1, 3, frames)]
         if self.body.free_root:
-            linear[:, :3] = np.eye(3)
-            at[:, 3:6] = qpos[:, None, :3]
-            angular[:, 3:6] = np.swapaxes(rotations.from_quaternion(qpos[:, 3:7]), 1, 2)
-        return at, angular, linear
+            turn = quaternion.to_matrix(qpos[:, 3:7]).permute(1, 2, 0)[None]
+            mats, places = [torch.cat([mats[0], turn])], [torch.cat([places[0], qpos[:, :3].T[None]])]
+        start = 0
+        for parent, fixed, slides in self._level:
+            joints = slice(start, start + len(parent))
+            start += len(parent)
+            above = mats[-1][parent]
+            moved = torch.matmul(fixed, above)  # (n, 3 rows, 4, F): rotation, then offset
+            place = places[-1][parent] + moved[:, :, 3]
+            c, s = cosine[joints, None], sine[joints, None]
+            x, y, z = moved[:, :, 0], moved[:, :, 1], moved[:, :, 2]
+            if slides:
+                place = place + z * shift[joints, None]
+            mats.append(torch.stack([x * c + y * s, y * c - x * s, z], dim=2))
+            places.append(place)
+        rotation, position = torch.cat(mats), torch.cat(places)
+        return Pose(qpos, position, rotation, self._screws(qpos, position, rotation))
 
-    def _scale(self, qpos: np.ndarray) -> np.ndarray:
-        scale = np.zeros((len(qpos), self.body.model.nv))
-        scale[:, self.body.couplings.independent_dof] = 1.0
-        scale[:, self._driven] = self.body.couplings.slopes(qpos)[:, self._is_driven]
-        return scale
+    def _identity(self, frames: int) -> Tensor:
+        return torch.eye(3, dtype=torch.float64, device=self.device)[None, :, :, None].expand(1, 3, 3, frames)
 
-    def _point_jacobian(self, pose: Pose, point: np.ndarray, pairs: _Pairs) -> np.ndarray:
-        arm = point[:, pairs.point] - pose.anchor[:, pairs.dof]  # (F, pairs, 3)
-        velocity = _cross(pose.angular[:, pairs.dof], arm) + pose.linear[:, pairs.dof]
-        return pairs.sum(velocity * pose.scale[:, pairs.dof, None], point.shape[1], self.dofs)
+    def _screws(self, qpos: Tensor, position: Tensor, rotation: Tensor) -> Tensor:
+        first = FREE + int(self.body.free_root)
+        axis, at = rotation[first:, :, 2], position[first:]
+        turn = axis * self._turns[:, :, None]
+        rows = torch.cat([turn, _cross(at, turn) + axis * self._slides[:, :, None]], dim=1)
+        if self.body.free_root:
+            base = qpos.new_zeros(6, 6, len(qpos))
+            base[:3, 3:] = torch.eye(3, dtype=qpos.dtype, device=self.device)[:, :, None]
+            base[3:, :3] = rotation[FREE].transpose(0, 1)
+            base[3:, 3:] = _cross(position[FREE][None], base[3:, :3])
+            rows = torch.cat([base, rows])
+        slope = _horner(self._slope_poly, qpos[:, self._driver]).T[self._scaled_couplings]
+        rows[self._scaled_rows] = rows[self._scaled_rows] * slope[:, None]
+        return (self._set_sum @ rows.view(len(rows), -1)).view(len(self._set_sum), 6, -1)
 
-    def position_jacobian(self, pose: Pose) -> np.ndarray:
-        """(F, S, 3, D) of the mimic-site positions."""
-        return self._point_jacobian(pose, pose.body_pos, self._site_pairs)
-
-    def rotation_jacobian(self, pose: Pose) -> np.ndarray:
-        """(F, S, 3, D): world angular velocity of the mimic sites."""
-        pairs = self._site_pairs
-        velocity = pose.angular[:, pairs.dof] * pose.scale[:, pairs.dof, None]
-        return pairs.sum(velocity, pose.body_pos.shape[1], self.dofs)
-
-    def sole_jacobian(self, pose: Pose, points: np.ndarray) -> np.ndarray:
-        """(F, G, 3, D) of world points (F, G, 3) m, one per sole geom and fixed to its body."""
-        return self._point_jacobian(pose, points, self._sole_pairs)
-
-    def step(self, qpos: np.ndarray, delta: np.ndarray) -> np.ndarray:
+    # -- motions in the independent dofs ------------------------------------------------------------------------------
+    def step(self, qpos: Tensor, delta: Tensor) -> Tensor:
         """Positions (F, Q) after a tangent step (F, D) in the independent dofs."""
-        out = qpos.copy()
+        out = qpos.clone()
         out[:, self._hinge_qpos] += delta[:, self._hinge_columns]
         if self.body.free_root:
             out[:, :3] += delta[:, :3]
-            turn = rotations.from_quaternion(qpos[:, 3:7]) @ rotations.exp(delta[:, 3:6])
-            out[:, 3:7] = rotations.to_quaternion(turn)
-        return self.body.couplings.enforce(out)
+            turned = quaternion.multiply(qpos[:, 3:7], quaternion.from_rotation_vector(delta[:, 3:6]))
+            out[:, 3:7] = turned / turned.norm(dim=1, keepdim=True)
+        return self.enforce(out)
 
-    def tangent(self, qpos: np.ndarray) -> np.ndarray:
+    def tangent(self, qpos: Tensor) -> Tensor:
         """Frame-to-frame steps (F - 1, D) in the independent dofs."""
-        out = np.diff(self.coordinates(qpos), axis=0)
+        return self.difference(qpos[:-1], qpos[1:])
+
+    def difference(self, start: Tensor, end: Tensor) -> Tensor:
+        """Steps (F, D) in the independent dofs that lead from positions ``start`` to ``end``, both (F, Q)."""
+        out = self.coordinates(end) - self.coordinates(start)
         if self.body.free_root:
-            out[:, :3] = np.diff(qpos[:, :3], axis=0)
-            turn = rotations.from_quaternion(qpos[:, 3:7])
-            out[:, 3:6] = rotations.log(np.swapaxes(turn[:-1], 1, 2) @ turn[1:])
+            out[:, :3] = end[:, :3] - start[:, :3]
+            turn = quaternion.multiply(quaternion.conjugate(start[:, 3:7]), end[:, 3:7])
+            out[:, 3:6] = quaternion.to_rotation_vector(turn)
         return out
 
-    def limits(self) -> tuple[np.ndarray, np.ndarray]:
-        """(D,) lower and upper bounds of the independent dofs' positions; infinite for the root."""
-        low, high = np.full(self.dofs, -np.inf), np.full(self.dofs, np.inf)
-        low[self._hinge_columns], high[self._hinge_columns] = self.body.joint_ranges[self.body.independent_hinges].T
-        return low, high
-
-    def coordinates(self, qpos: np.ndarray) -> np.ndarray:
+    def coordinates(self, qpos: Tensor) -> Tensor:
         """(F, D) positions of the independent hinges; zero in the root's columns."""
-        out = np.zeros((len(qpos), self.dofs))
+        out = qpos.new_zeros(len(qpos), self.dofs)
         out[:, self._hinge_columns] = qpos[:, self._hinge_qpos]
         return out
+
+
+@lru_cache(maxsize=8)
+def kinematics_of(body: Embodiment) -> MotionKinematics:
+    """The kinematics of a body on the CPU, made once per process."""
+    return MotionKinematics(body)
+
+
+def _horner(poly: Tensor, x: Tensor) -> Tensor:
+    value = poly[:, -1].expand_as(x)
+    for k in range(poly.shape[1] - 2, -1, -1):
+        value = value * x + poly[:, k]
+    return value
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    """Cross product along dimension 1."""
+    (ax, ay, az), (bx, by, bz) = a.unbind(1), b.unbind(1)
+    return torch.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], dim=1)

@@ -1,169 +1,240 @@
 """Inverse kinematics of a whole motion at once: Gauss-Newton within limits, couplings eliminated, smooth by a penalty.
 
-Minimises ``sum_t |W r(q_t)|^2 + sum_td k_d (q_{t+1} - 2 q_t + q_{t-1})_d^2`` over all frames. The penalty is a low-pass
-without phase: at the cut-off ``f_c`` its weight ``k_d = h_d / (2 pi f_c dt)^4`` equals the stiffness ``h_d`` with which
-the data hold dof d. Noise and badly observed moments (an arm hanging straight down has no elevation plane) are bridged,
-while contact terms are met by the motion that comes out: nothing is filtered, and so spoiled, afterwards.
+Minimises ``sum_t |r(q_t)|^2 + sum_t |K_t (q_{t+1} - q_t)|^2 + sum_td k_d (q_{t+1} - 2 q_t + q_{t-1})_d^2`` over all
+frames. The last term is a low-pass without phase: at the cut-off ``f_c`` its weight ``k_d = h_d / (2 pi f_c dt)^4`` equals
+the stiffness ``h_d`` with which the data hold dof d. Noise and badly observed moments (an arm hanging straight down has
+no elevation plane) are bridged, while contacts are met by the motion that comes out: nothing is filtered, and so
+spoiled, afterwards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from tools.retargeting import rotations
-from tools.retargeting.kinematics import MotionKinematics, Pose
-from tools.retargeting.targets import Targets
-
-POSTURE_WEIGHT = 0.002  # m/rad towards neutral; decides only what nothing else does
+from tools.retargeting.kinematics import MotionKinematics, Pose, Runs
 
 FIRST_DAMPING = 0.1  # of the median stiffness; freer first steps overshoot into postures that a frame does not leave
 # m^2: a dof that the data hold less (twist of a straight arm, wrist, toes) is smoothed as if they held it so much; its
 # cut-off is lower by the fourth root of the ratio.
 SOFTEST = 0.1
+ATTEMPTS = 6  # damped steps that are tried before a solution is taken as final
 
 
-@dataclass(frozen=True)
-class Residuals:
-    """Rows of a least-squares problem per frame: values (F, R) and derivatives (F, R, D), both weighted."""
+@dataclass(eq=False)
+class Normal:
+    """Normal equations of F frames in D dofs: those of a window of all.
 
-    value: np.ndarray
-    jacobian: np.ndarray
+    ========= ================================================================== =============
+    hessian   ``sum J^T J`` of rows that belong to a frame                       (F, D, D)
+    coupling  block of frame t with frame t + 1, from rows on their difference   (F - 1, D, D)
+    gradient  ``sum J^T r``                                                      (F, D)
+    cost      ``sum r^2``; rows between frames count half for either             (F,)
+    window    dofs that are solved for; rows' derivatives by others are dropped  slice
+    ========= ================================================================== =============
+    """
+
+    hessian: Tensor
+    coupling: Tensor
+    gradient: Tensor
+    cost: Tensor
+    window: slice
+    coupled: bool = False
+
+    @classmethod
+    def zeros(cls, frames: int, kinematics: MotionKinematics, window: slice | None = None) -> Normal:
+        """Of no rows, by default in all dofs."""
+        new = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=kinematics.device)  # noqa: E731
+        window = slice(0, kinematics.dofs) if window is None else window
+        d = window.stop - window.start
+        return cls(new(frames, d, d), new(frames - 1, d, d), new(frames, d), new(frames), window)
+
+    def inside(self, runs: Runs) -> Runs:
+        """The part of some runs of dofs that is in the window, as runs of its own dofs."""
+        out = []
+        for dofs, own in runs:
+            start, stop = max(dofs.start, self.window.start), min(dofs.stop, self.window.stop)
+            if start < stop:
+                first = own.start + start - dofs.start
+                out.append((slice(start - self.window.start, stop - self.window.start), slice(first, first + stop - start)))
+        return tuple(out)
+
+    def rows(self, value: Tensor, jacobian: Tensor, runs: Runs) -> None:
+        """Add rows (F, R) with derivatives (F, R, C) by the dofs of some runs."""
+        runs, jacobian = self._crop(runs, jacobian)
+        across = jacobian.transpose(1, 2)
+        _add(self.hessian, across @ jacobian, runs)
+        pull = (across @ value[:, :, None]).squeeze(2)
+        for dofs, own in runs:
+            self.gradient[:, dofs] += pull[:, own]
+        self.cost += (value**2).sum(1)
+
+    def scattered(self, frame: Tensor, value: Tensor, jacobian: Tensor, runs: Runs) -> None:
+        """Add single rows (E,) at frames (E,) with derivatives (E, C) by the dofs of some runs."""
+        runs, jacobian = self._crop(runs, jacobian)
+        frames, columns = len(self.cost), jacobian.shape[1]
+        square, pull = value.new_zeros(frames, columns, columns), value.new_zeros(frames, columns)
+        square.index_add_(0, frame, jacobian[:, :, None] * jacobian[:, None])
+        pull.index_add_(0, frame, jacobian * value[:, None])
+        _add(self.hessian, square, runs)
+        for dofs, own in runs:
+            self.gradient[:, dofs] += pull[:, own]
+        self.cost.index_add_(0, frame, value**2)
+
+    def between(self, jacobian: Tensor, step: Tensor, runs: Runs) -> None:
+        """Add rows ``K_t (q_{t+1} - q_t)``: K (F - 1, R, C), the steps taken (F - 1, all dofs), dofs of K's columns."""
+        taken = torch.cat([step[:, dofs] for dofs, _ in runs], dim=1)
+        value = (jacobian @ taken[:, :, None]).squeeze(2)
+        runs, jacobian = self._crop(runs, jacobian)
+        square = jacobian.transpose(1, 2) @ jacobian
+        pull = (jacobian.transpose(1, 2) @ value[:, :, None]).squeeze(2)
+        _add(self.hessian[1:], square, runs)
+        _add(self.hessian[:-1], square, runs)
+        _add(self.coupling, square, runs, -1)
+        for dofs, own in runs:
+            self.gradient[1:, dofs] += pull[:, own]
+            self.gradient[:-1, dofs] -= pull[:, own]
+        cost = 0.5 * (value**2).sum(1)
+        self.cost[1:] += cost
+        self.cost[:-1] += cost
+        self.coupled = True
+
+    def _crop(self, runs: Runs, jacobian: Tensor) -> tuple[Runs, Tensor]:
+        """Runs in the window and the columns that belong to them."""
+        inside = self.inside(runs)
+        if sum(own.stop - own.start for _, own in inside) == jacobian.shape[-1]:
+            return inside, jacobian
+        kept = torch.cat([jacobian[..., own] for _, own in inside], dim=-1)
+        ends = np.cumsum([0, *(own.stop - own.start for _, own in inside)])
+        return tuple((dofs, slice(int(a), int(b))) for (dofs, _), a, b in zip(inside, ends, ends[1:], strict=False)), kept
 
 
-Term = Callable[[Pose], Residuals]
+def _add(whole: Tensor, part: Tensor, runs: Runs, sign: int = 1) -> None:
+    for rows, own_rows in runs:
+        for columns, own_columns in runs:
+            whole[:, rows, columns].add_(part[:, own_rows, own_columns], alpha=sign)
 
 
-def target_term(kinematics: MotionKinematics, targets: Targets, neutral: np.ndarray) -> Term:
-    """Distance of sites and orientations from the targets, and a trace of the neutral posture (D,)."""
-    hinge = np.isfinite(kinematics.limits()[0])
-    posture = POSTURE_WEIGHT * np.eye(kinematics.dofs)[hinge]
-
-    def term(pose: Pose) -> Residuals:
-        frames = len(pose.qpos)
-        shift = (pose.body_pos - targets.position) * targets.weight[:, None]
-        shift_jac = kinematics.position_jacobian(pose) * targets.weight[:, None, None]
-        error = rotations.log(pose.body_mat[:, targets.turn_sites] @ np.swapaxes(targets.turn, -1, -2))
-        turn = error * targets.turn_weight[:, None]
-        turn_jac = kinematics.rotation_jacobian(pose)[:, targets.turn_sites] * targets.turn_weight[:, None, None]
-        rest = POSTURE_WEIGHT * (kinematics.coordinates(pose.qpos) - neutral)[:, hinge]
-        return Residuals(
-            np.concatenate([shift.reshape(frames, -1), turn.reshape(frames, -1), rest], axis=1),
-            np.concatenate(
-                [jac.reshape(frames, -1, kinematics.dofs) for jac in (shift_jac, turn_jac)]
-                + [np.broadcast_to(posture, (frames, *posture.shape))], axis=1,
-            ),
-        )
-
-    return term
+Term = Callable[[Pose, Normal], None]
 
 
 @dataclass(frozen=True)
 class Smoothness:
-    """Cut-off frequency in Hz and frame rate in Hz of the acceleration penalty."""
+    """Cut-off frequency in Hz and frame rate in Hz of the acceleration penalty; slower dofs by column: Hz."""
 
     cutoff: float
     fps: float
+    slower: dict[int, float] = field(default_factory=dict)
 
-    def weights(self, jacobian: np.ndarray) -> np.ndarray:
-        """(D,) weights ``k_d`` from the data's Jacobian (F, R, D)."""
-        stiffness = np.median(np.einsum("frd,frd->fd", jacobian, jacobian), axis=0)
-        return np.maximum(stiffness, SOFTEST) / (2.0 * np.pi * self.cutoff / self.fps) ** 4
+    def weights(self, normal: Normal) -> Tensor:
+        """(D,) weights ``k_d`` from the normal equations of the data."""
+        stiffness = normal.hessian.diagonal(dim1=1, dim2=2).median(dim=0).values.clamp_min(SOFTEST)
+        cutoff = torch.full_like(stiffness, self.cutoff)
+        for column, value in self.slower.items():
+            if normal.window.start <= column < normal.window.stop:
+                cutoff[column - normal.window.start] = min(value, self.cutoff)
+        return stiffness / (2.0 * torch.pi * cutoff / self.fps) ** 4
 
 
 def solve(
     kinematics: MotionKinematics,
-    qpos: np.ndarray,
+    qpos: Tensor,
     terms: list[Term],
     smoothness: Smoothness,
     iterations: int,
     tolerance: float = 1e-4,
-) -> np.ndarray:
+    damping: float = FIRST_DAMPING,
+    window: slice | None = None,
+) -> Tensor:
     """Minimise the terms over a motion.
 
     Args:
         kinematics: of the body.
-        qpos: (F, Q) first guess; put within the limits.
+        qpos: (F, Q) first guess, F >= 3; put within the limits.
         terms: residuals; the first sets the scale of the smoothness weights.
         smoothness: of the result.
         iterations: at most.
         tolerance: relative decrease of the cost that ends the iterations.
+        damping: of the first step, in parts of the median stiffness.
+        window: dofs that may change, in one piece; all by default.
 
     Returns:
         (F, Q) positions within the limits and with exact couplings.
     """
-    low, high = kinematics.limits()
-    qpos = _clip(kinematics, qpos, low, high)
-    pose = kinematics.pose(qpos)
-    rows = [term(pose) for term in terms]
-    weights = smoothness.weights(rows[0].jacobian)
-    cost, damping = _cost(rows, kinematics, qpos, weights), np.full(len(qpos), FIRST_DAMPING)
-    for _ in range(iterations):
-        hessian, gradient = _normal(rows)
-        gradient += _smooth_gradient(kinematics, qpos, weights)
-        coordinates = kinematics.coordinates(qpos)
-        free = ~(((coordinates <= low + 1e-9) & (gradient > 0)) | ((coordinates >= high - 1e-9) & (gradient < 0)))
-        scale = np.diag(np.maximum(np.median(np.einsum("fdd->fd", hessian), axis=0), 1e-8))
-        for _ in range(6):
-            delta = solve_smooth(hessian + damping[:, None, None] * scale, weights, -gradient, free)
-            trial = kinematics.step(qpos, np.clip(coordinates + delta, low, high) - coordinates)
-            trial_pose = kinematics.pose(trial)
-            trial_rows = [term(trial_pose) for term in terms]
-            trial_cost = _cost(trial_rows, kinematics, trial, weights)
+    coordinates = kinematics.coordinates(qpos)
+    qpos = kinematics.step(qpos, coordinates.clamp(kinematics.low, kinematics.high) - coordinates)
+    window = slice(0, kinematics.dofs) if window is None else window
+    low, high = kinematics.low[window], kinematics.high[window]
+    problem = _Problem(kinematics, terms, smoothness, window)
+    normal = problem.evaluate(qpos)
+    damped = torch.full((len(qpos),), damping, dtype=torch.float64, device=qpos.device)
+    smooth_so_far = True
+    for iteration in range(iterations):
+        coordinates = kinematics.coordinates(qpos)[:, window]
+        at_low, at_high = coordinates <= low + 1e-9, coordinates >= high - 1e-9
+        free = ~((at_low & (normal.gradient > 0)) | (at_high & (normal.gradient < 0)))
+        scale = normal.hessian.diagonal(dim1=1, dim2=2).median(dim=0).values.clamp_min(1e-8)
+        retried = False
+        for _ in range(ATTEMPTS):
+            delta = solve_smooth(normal, damped[:, None] * scale, problem.weights, -normal.gradient, free)
+            move = qpos.new_zeros(len(qpos), kinematics.dofs)
+            move[:, window] = (coordinates + delta).clamp(low, high) - coordinates
+            trial = kinematics.step(qpos, move)
+            if smooth_so_far and 0 < iteration == iterations - 1:
+                return trial  # all steps so far went downhill at once: this one is not looked at any more
+            result = problem.evaluate(trial)
             # Frames that got worse are damped more, also where the step as a whole is good: they hold up no others.
-            worse = trial_cost > cost + 1e-9
-            damping = np.clip(np.where(worse, np.maximum(damping, 1e-3) * 10.0, damping * 0.3), 1e-7, 1e6)
-            if trial_cost.sum() < cost.sum():
+            worse = result.cost > normal.cost + 1e-9
+            damped = torch.where(worse, damped.clamp_min(1e-3) * 10.0, damped * 0.3).clamp(1e-7, 1e6)
+            before, after = float(normal.cost.sum()), float(result.cost.sum())
+            if after < before:
                 break
+            retried = True
         else:
             return qpos
-        improvement = 1.0 - trial_cost.sum() / max(cost.sum(), 1e-30)
-        qpos, rows, cost = trial, trial_rows, trial_cost
-        if improvement < tolerance:
+        smooth_so_far = not retried
+        qpos, normal = trial, result
+        if 1.0 - after / max(before, 1e-30) < tolerance:
             break
     return qpos
 
 
-def _clip(kinematics: MotionKinematics, qpos: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    coordinates = kinematics.coordinates(qpos)
-    return kinematics.step(qpos, np.clip(coordinates, low, high) - coordinates)
+class _Problem:
+    def __init__(
+        self, kinematics: MotionKinematics, terms: list[Term], smoothness: Smoothness, window: slice
+    ) -> None:
+        self.kinematics, self.terms, self.smoothness, self.window = kinematics, terms, smoothness, window
+        self.weights: Tensor | None = None
+
+    def evaluate(self, qpos: Tensor) -> Normal:
+        """Normal equations at positions (F, Q), smoothness in gradient and cost only: its Hessian is banded."""
+        pose = self.kinematics.pose(qpos)
+        normal = Normal.zeros(len(qpos), self.kinematics, self.window)
+        for k, term in enumerate(self.terms):
+            term(pose, normal)
+            if k == 0 and self.weights is None:
+                self.weights = self.smoothness.weights(normal)
+        bend = self.kinematics.tangent(qpos)[:, self.window].diff(dim=0)
+        pull = self.weights * bend
+        normal.cost[1:-1] += (pull * bend).sum(1)
+        normal.gradient[:-2] += pull
+        normal.gradient[1:-1] -= 2.0 * pull
+        normal.gradient[2:] += pull
+        return normal
 
 
-def _normal(rows: list[Residuals]) -> tuple[np.ndarray, np.ndarray]:
-    hessian = sum(np.swapaxes(r.jacobian, 1, 2) @ r.jacobian for r in rows)
-    gradient = sum(np.einsum("frd,fr->fd", r.jacobian, r.value) for r in rows)
-    return hessian, gradient
-
-
-def _bend(kinematics: MotionKinematics, qpos: np.ndarray) -> np.ndarray:
-    return np.diff(kinematics.tangent(qpos), axis=0)  # (F - 2, D)
-
-
-def _cost(rows: list[Residuals], kinematics: MotionKinematics, qpos: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """(F,) cost of each frame; an acceleration counts for its middle frame."""
-    cost = sum((r.value**2).sum(axis=1) for r in rows)
-    cost[1:-1] += (weights * _bend(kinematics, qpos) ** 2).sum(axis=1)
-    return cost
-
-
-def _smooth_gradient(kinematics: MotionKinematics, qpos: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    bend = weights * _bend(kinematics, qpos)
-    gradient = np.zeros((len(qpos), kinematics.dofs))
-    gradient[:-2] += bend
-    gradient[1:-1] -= 2.0 * bend
-    gradient[2:] += bend
-    return gradient
-
-
-def solve_smooth(hessian: np.ndarray, weights: np.ndarray, right: np.ndarray, free: np.ndarray) -> np.ndarray:
-    """Solve ``(H + D2^T diag(k) D2) x = b`` with some entries of x held at zero.
+def solve_smooth(normal: Normal, damping: Tensor, weights: Tensor, right: Tensor, free: Tensor) -> Tensor:
+    """Solve ``(H + damping + D2^T diag(k) D2) x = b`` with some entries of x held at zero.
 
     Two frames make one block, so that the matrix is block tridiagonal; block elimination costs O(F D^3).
 
     Args:
-        hessian: (F, D, D) blocks, one per frame.
+        normal: its Hessian (F, D, D) and coupling of neighbouring frames (F - 1, D, D).
+        damping: (F, D) added to the diagonal.
         weights: (D,) k.
         right: (F, D) b.
         free: (F, D) entries that are not held.
@@ -172,61 +243,74 @@ def solve_smooth(hessian: np.ndarray, weights: np.ndarray, right: np.ndarray, fr
         (F, D) x.
     """
     frames, dofs = right.shape
-    bands = _second_difference(frames)
-    padded = frames + frames % 2
-    blocks = np.zeros((padded // 2, 2 * dofs, 2 * dofs))
-    upper = np.zeros((padded // 2, 2 * dofs, 2 * dofs))
-    hold = np.zeros((padded, dofs))
-    hold[:frames] = free
-    b = np.zeros((padded, dofs))
-    b[:frames] = np.where(free, right, 0.0)
-    diagonal = np.arange(dofs)
-    for half in (0, 1):
-        part = slice(half * dofs, (half + 1) * dofs)
-        own = hessian[half::2]
-        mask = hold[half::2][: len(own)]
-        blocks[: len(own), part, part] = own * mask[:, :, None] * mask[:, None, :]
-        entry = np.zeros((padded // 2, dofs))
-        entry[: len(own)] = weights * bands[0][half::2, None]
-        kept = hold[half::2]
-        blocks[:, half * dofs + diagonal, half * dofs + diagonal] += np.where(kept > 0, entry, 1.0)
-        after = np.zeros((padded // 2, dofs))  # coupling of a frame with the next but one: same half of the next block
-        after[: len(bands[2][half::2])] = weights * bands[2][half::2, None]
-        upper[:-1, half * dofs + diagonal, half * dofs + diagonal] = (after * kept)[:-1] * kept[1:]
-    next_one = np.zeros((padded, dofs))
-    next_one[: frames - 1] = weights * bands[1][:, None]
-    inside = next_one[0::2] * hold[0::2] * hold[1::2]
-    blocks[:, diagonal, dofs + diagonal] += inside
-    blocks[:, dofs + diagonal, diagonal] += inside
-    upper[:-1, dofs + diagonal, diagonal] = next_one[1::2][:-1] * hold[1::2][:-1] * hold[2::2]
-    return _block_tridiagonal(blocks, upper, b.reshape(padded // 2, 2 * dofs)).reshape(padded, dofs)[:frames]
+    count = (frames + 1) // 2
+    keep = right.new_zeros(2 * count, dofs)
+    keep[:frames] = free.to(right.dtype)
+    main, first, second = (band.to(right.device)[:, None] * weights for band in second_difference(frames))
+    diagonal = torch.ones_like(keep)
+    diagonal[:frames] = (main + damping) * keep[:frames] + (1.0 - keep[:frames])
+    hessian = right.new_zeros(2 * count, dofs, dofs)
+    torch.mul(normal.hessian, keep[:frames, :, None], out=hessian[:frames])
+    hessian *= keep[:, None]
+    hessian.diagonal(dim1=1, dim2=2).add_(diagonal)
+    near = right.new_zeros(2 * count, dofs, dofs)
+    if normal.coupled:
+        torch.mul(normal.coupling, keep[: frames - 1, :, None], out=near[: frames - 1])
+        near[: frames - 1] *= keep[1:frames, None]
+    near[: frames - 1].diagonal(dim1=1, dim2=2).add_(first * keep[: frames - 1] * keep[1:frames])
+    far = right.new_zeros(2 * count, dofs)
+    far[: frames - 2] = second * keep[: frames - 2] * keep[2:frames]
+
+    size = 2 * dofs
+    blocks = right.new_zeros(count, size, size)
+    blocks[:, :dofs, :dofs], blocks[:, dofs:, dofs:] = hessian[0::2], hessian[1::2]
+    blocks[:, :dofs, dofs:], blocks[:, dofs:, :dofs] = near[0::2], near[0::2].transpose(1, 2)
+    upper = right.new_zeros(count, size, size)
+    upper.diagonal(dim1=1, dim2=2).copy_(far.view(count, size))
+    upper[:, dofs:, :dofs] = near[1::2]
+    b = right.new_zeros(2 * count, dofs)
+    b[:frames] = right * keep[:frames]
+    return _block_tridiagonal(blocks, upper[:-1], b.view(count, size)).view(2 * count, dofs)[:frames]
 
 
-def _second_difference(frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def second_difference(frames: int) -> tuple[Tensor, Tensor, Tensor]:
     """Diagonal and the two upper diagonals of ``D2^T D2`` for F >= 3 frames."""
-    pattern = np.zeros((frames - 2, 3)) + np.array([1.0, -2.0, 1.0])
-    main, first, second = np.zeros(frames), np.zeros(frames - 1), np.zeros(frames - 2)
+    main, first, second = (torch.zeros(frames - k, dtype=torch.float64) for k in range(3))
+    pattern = (1.0, -2.0, 1.0)
     for k in range(3):
-        main[k : k + frames - 2] += pattern[:, k] ** 2
+        main[k : k + frames - 2] += pattern[k] ** 2
     for k in range(2):
-        first[k : k + frames - 2] += pattern[:, k] * pattern[:, k + 1]
-    second += pattern[:, 0] * pattern[:, 2]
+        first[k : k + frames - 2] += pattern[k] * pattern[k + 1]
+    second += 1.0
     return main, first, second
 
 
-def _block_tridiagonal(blocks: np.ndarray, upper: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solve a symmetric block tridiagonal system; ``upper[k]`` couples block k with block k + 1."""
+def _block_tridiagonal(blocks: Tensor, upper: Tensor, right: Tensor) -> Tensor:
+    """Solve a positive definite block tridiagonal system; ``upper[k]`` couples block k with block k + 1."""
     count, size = right.shape
-    carried, partial = np.empty((count, size, size)), np.empty((count, size))
-    matrix, vector = blocks[0], right[0]
+    system = torch.cat([blocks, right[:, :, None]], dim=2)  # matrix and right-hand side side by side
+    ahead = torch.cat([upper, right[:-1, :, None]], dim=2)
+    factors, carried, failures = [], [], []
+    current = system[0]
     for k in range(count):
-        both = np.linalg.solve(matrix, np.concatenate([upper[k], vector[:, None]], axis=1))
-        carried[k], partial[k] = both[:, :size], both[:, size]
+        low, failed = torch.linalg.cholesky_ex(current[:, :size])
+        factors.append(low)
+        failures.append(failed)
         if k + 1 < count:
-            matrix = blocks[k + 1] - upper[k].T @ carried[k]
-            vector = right[k + 1] - upper[k].T @ partial[k]
-    out = np.empty((count, size))
-    out[-1] = partial[-1]
-    for k in range(count - 2, -1, -1):
-        out[k] = partial[k] - carried[k] @ out[k + 1]
+            ahead[k, :, size] = current[:, size]
+            both = torch.linalg.solve_triangular(low, ahead[k], upper=False)
+            carried.append(both)
+            current = torch.addmm(system[k + 1], both[:, :size].T, both, alpha=-1)
+    failed = torch.stack(failures).nonzero()
+    if len(failed):
+        first = 2 * int(failed[0])
+        raise ArithmeticError(f"normal equations of frames {first} and {first + 1} are not positive definite: targets or "
+                              "weights are not finite")
+    out = torch.empty_like(right)
+    rest = torch.linalg.solve_triangular(factors[-1], current[:, size:], upper=False)
+    for k in range(count - 1, -1, -1):
+        solved = torch.linalg.solve_triangular(factors[k].T, rest, upper=True)
+        out[k] = solved[:, 0]
+        if k:
+            rest = torch.addmm(carried[k - 1][:, size:], carried[k - 1][:, :size], solved, alpha=-1)
     return out

@@ -11,16 +11,22 @@ from dataclasses import dataclass, replace
 
 import mujoco
 import numpy as np
+import torch
+from torch import Tensor
 
 from sim_models.embodiment import Embodiment
 from tools.retargeting import rotations
+from tools.retargeting.kinematics import Block, MotionKinematics, Pose, angular_velocity, linear_velocity
 from tools.retargeting.skeleton import DOWN, SIDES, Capture
+from tools.retargeting.solve import Normal
 
 # Position weights (relative to each other) and orientation weights (m / rad). Orientation counts where positions say
 # nothing (trunk, pelvis) and little at the ends of the limbs, whose orientations are the noisiest part of a capture.
 POSITION_WEIGHT = {"pelvis": 1.0, "upper_body": 0.7, "head": 0.5, "shoulder": 0.7, "elbow": 1.0, "hand": 1.2,
                    "hip": 0.7, "knee": 1.0, "ankle": 1.5, "toes": 1.2}
 TURN_WEIGHT = {"pelvis": 0.15, "upper_body": 0.15, "ankle": 0.03, "toes": 0.04, "hand": 0.03}
+POSTURE_WEIGHT = 0.002  # m/rad towards neutral; decides only what nothing else does
+SHOULDER_SAMPLES = 120
 _TURN_SEGMENT = {"ankle": "foot", "toes": "toes", "hand": "hand"}
 
 
@@ -50,6 +56,91 @@ class Targets:
         position = self.position @ turn.T + np.broadcast_to(shift, (len(self.position), 3))[:, None]
         return replace(self, position=position, turn=turn @ self.turn)
 
+    def at(self, frames: np.ndarray) -> Targets:
+        """Those of some frames."""
+        return replace(self, position=self.position[frames], turn=self.turn[frames])
+
+
+class TargetTerm:
+    """Distance of sites and orientations from the targets, and a trace of the neutral posture."""
+
+    def __init__(self, kinematics: MotionKinematics, targets: Targets) -> None:
+        body = kinematics.body
+        self.kinematics = kinematics
+        self.sites = kinematics.points(body.site_body_ids, np.zeros((len(body.site_names), 3)))
+        self.position = kinematics.tensor(targets.position).permute(1, 2, 0)  # (S, 3, F)
+        self.weight = kinematics.tensor(targets.weight)
+        turning = targets.turn_sites
+        place = kinematics.chain.body_place[body.site_body_ids[turning]][:, :, :3]
+        wanted = np.einsum("frij,rkj->frik", targets.turn, place)  # orientation of the link, not of its body
+        self.turn = kinematics.tensor(wanted).permute(1, 2, 3, 0)  # (R, 3, 3, F)
+        self.turn_weight = kinematics.tensor(targets.turn_weight)
+        self.turning = [_Turning.of(block, turning) for block in self.sites.blocks]
+        hinge = torch.isfinite(kinematics.low)
+        neutral = kinematics.coordinates(kinematics.tensor(body.neutral_qpos)[None])[0]
+        self.neutral = neutral.clamp(kinematics.low, kinematics.high)
+        self.posture = POSTURE_WEIGHT * hinge
+
+    def __call__(self, pose: Pose, normal: Normal) -> None:
+        """Add the rows."""
+        at = self.sites.at(pose)
+        error = at - self.position
+        frames = at.shape[-1]
+        for block, turning in zip(self.sites.blocks, self.turning, strict=True):
+            if not normal.inside(block.runs):
+                continue
+            weight = self.weight[block.points, None, None]
+            values = [(error[block.points] * weight).reshape(-1, frames)]
+            linear = linear_velocity(pose, block.screws, at[block.points]) * weight[..., None]
+            jacobians = [linear.reshape(-1, linear.shape[2], frames)]
+            if len(turning.numbers):
+                weight = self.turn_weight[turning.numbers, None, None]
+                value, half = _turn_error(pose.rotation[self.sites.links[turning.sites]], self.turn[turning.numbers])
+                velocity = angular_velocity(pose, turning.screws)
+                jacobian = half[:, None, None] * velocity + 0.5 * _cross(velocity, value[:, :, None])
+                values.append((value * weight).reshape(-1, frames))
+                jacobians.append((jacobian * weight[..., None]).reshape(-1, linear.shape[2], frames))
+            normal.rows(torch.cat(values).T, torch.cat(jacobians).permute(2, 0, 1).contiguous(), block.runs)
+        posture = self.posture[normal.window]
+        rest = posture * (self.kinematics.coordinates(pose.qpos) - self.neutral)[:, normal.window]
+        normal.hessian.diagonal(dim1=1, dim2=2).add_(posture**2)
+        normal.gradient += posture * rest
+        normal.cost += (rest**2).sum(1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Turning:
+    """Which sites of a block have a wanted orientation: site numbers, numbers among those, screws (n, m)."""
+
+    sites: Tensor
+    numbers: Tensor
+    screws: Tensor
+
+    @classmethod
+    def of(cls, block: Block, turning: np.ndarray) -> _Turning:
+        points = block.points.cpu().numpy()
+        inside = np.flatnonzero(np.isin(points, turning))
+        order = {int(site): k for k, site in enumerate(turning)}
+        index = lambda v: torch.as_tensor(np.array(v, dtype=np.int64), device=block.points.device)  # noqa: E731
+        return cls(block.points[index(inside)], index([order[int(p)] for p in points[inside]]), block.screws[index(inside)])
+
+
+def _turn_error(now: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """``2 sin(a / 2) axis`` (R, 3, F) of the rotation by a from wanted to now, both (R, 3, 3, F), and cos(a / 2) (R, F)."""
+    diagonal = (now * wanted).sum(dim=(1, 2))
+    half = 0.5 * (1.0 + diagonal).clamp_min(1e-6).sqrt()
+    skew = torch.zeros_like(now[:, :, 0])
+    for i in range(3):
+        j, k = (i + 1) % 3, (i + 2) % 3  # entries (k, j) and (j, k) of now wanted^T
+        skew[:, i] = (now[:, k] * wanted[:, j] - now[:, j] * wanted[:, k]).sum(dim=1)
+    return 0.5 * skew / half[:, None], half
+
+
+def _cross(a: Tensor, b: Tensor) -> Tensor:
+    """Cross product along dimension 1, broadcast."""
+    (ax, ay, az), (bx, by, bz) = a.unbind(1), b.unbind(1)
+    return torch.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], dim=1)
+
 
 class Skeleton:
     """Site poses of a body at its neutral pose, in which every captured segment orientation is the identity."""
@@ -58,7 +149,6 @@ class Skeleton:
         self.body = body
         self.names = [name.removesuffix("_mimic") for name in body.site_names]
         self.rest_pos, self.rest_mat = self._fk(body.neutral_qpos)
-        self.elevations = np.linspace(0.0, 0.95 * np.pi, 24)
         self.shoulders = self._shoulder_table()
 
     def _fk(self, qpos: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -76,29 +166,37 @@ class Skeleton:
         """Distance in m between two sites."""
         return float(np.linalg.norm(self.offset(start, end)))
 
-    def _shoulder_table(self) -> dict[str, np.ndarray]:
-        """Side to shoulder minus upper body (E, 3) m over ``elevations``, with the arm in the frontal plane."""
-        tables = {side: [] for side in SIDES}
-        for elevation in self.elevations:
-            qpos = self.body.neutral_qpos.copy()
-            for side in SIDES:
-                qpos[self.body.model.joint(f"shoulder_elv_{side[0]}").qposadr[0]] = elevation
-            pos, _ = self._fk(qpos)
-            for side in SIDES:
-                tables[side].append(pos[self.names.index(f"{side}_shoulder")] - pos[self.names.index("upper_body")])
-        return {side: np.array(table) for side, table in tables.items()}
+    def _shoulder_table(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Side to angles (E,) between upper arm and downwards, and shoulder minus upper body (E, 3) m there.
 
-    def shoulder(self, side: str, elevation: np.ndarray) -> np.ndarray:
-        """(F, 3) m from the upper body to the shoulder, in trunk axes, for arms raised by ``elevation`` (F,) rad."""
-        return np.stack([np.interp(elevation, self.elevations, self.shoulders[side][:, k]) for k in range(3)], axis=1)
+        The arm is raised in the frontal plane; the table starts where the angle begins to rise.
+        """
+        poses = np.tile(self.body.neutral_qpos, (SHOULDER_SAMPLES, 1))
+        for side in SIDES:
+            joint = self.body.model.joint(f"shoulder_elv_{side[0]}").qposadr[0]
+            poses[:, joint] = np.linspace(0.0, 0.95 * np.pi, SHOULDER_SAMPLES)
+        places = np.stack([self._fk(qpos)[0] for qpos in poses])
+        tables = {}
+        for side in SIDES:
+            shoulder, elbow = (places[:, self.names.index(f"{side}_{point}")] for point in ("shoulder", "elbow"))
+            arm = elbow - shoulder
+            angle = np.arccos(np.clip(arm @ DOWN / np.linalg.norm(arm, axis=1), -1.0, 1.0))
+            rising = np.arange(SHOULDER_SAMPLES) >= angle.argmin()
+            tables[side] = (angle[rising], (shoulder - places[:, self.names.index("upper_body")])[rising])
+        return tables
+
+    def shoulder(self, side: str, angle: np.ndarray) -> np.ndarray:
+        """(F, 3) m from the upper body to the shoulder, in trunk axes, for upper arms at an angle (F,) rad to downwards."""
+        angles, places = self.shoulders[side]
+        return np.stack([np.interp(angle, angles, places[:, k]) for k in range(3)], axis=1)
 
 
-def build_targets(body: Embodiment, capture: Capture) -> Targets:
-    """Targets of a capture for a body.
+def build_targets(body: Embodiment, capture: Capture, skeleton: Skeleton | None = None) -> Targets:
+    """Targets of a capture for a body, whose skeleton need not be measured again where it is given.
 
     A body without legs keeps its trunk where it is: directions and orientations are then those seen from the trunk.
     """
-    skeleton = Skeleton(body)
+    skeleton = skeleton or Skeleton(body)
     if body.free_root:
         places, scale = _trunk_and_legs(skeleton, capture)
         view = np.broadcast_to(np.eye(3), (len(capture.points), 3, 3))
@@ -108,17 +206,49 @@ def build_targets(body: Embodiment, capture: Capture) -> Targets:
         view = np.swapaxes(capture.segment("trunk"), 1, 2)
     for side in SIDES:
         places |= _arm(skeleton, capture, view, side, places["upper_body"])
-    roots = [name.split("_")[-1] if name != "upper_body" else name for name in skeleton.names]
-    turning = [k for k, root in enumerate(roots) if root in TURN_WEIGHT and (body.free_root or root == "hand")]
-    turns = [view @ capture.segment(_segment(skeleton.names[k])) @ skeleton.rest_mat[k] for k in turning]
+    turns = [view @ capture.segment(_segment(skeleton.names[k])) @ skeleton.rest_mat[k] for k in turning(body, skeleton)]
+    position = np.stack([places[name] for name in skeleton.names], axis=1)
+    return weigh(body, skeleton, position, np.stack(turns, axis=1), scale)
+
+
+def turning(body: Embodiment, skeleton: Skeleton) -> list[int]:
+    """Sites whose orientation is followed."""
+    return [k for k, name in enumerate(skeleton.names)
+            if _root(name) in TURN_WEIGHT and (body.free_root or _root(name) == "hand")]
+
+
+def weigh(body: Embodiment, skeleton: Skeleton, position: np.ndarray, turn: np.ndarray, scale: float) -> Targets:
+    """Targets of positions (F, S, 3) m and of the orientations (F, R, 3, 3) of the ``turning`` sites."""
+    sites = turning(body, skeleton)
     return Targets(
-        position=np.stack([places[name] for name in skeleton.names], axis=1),
-        weight=np.array([POSITION_WEIGHT[root] for root in roots]),
-        turn_sites=np.array(turning),
-        turn=np.stack(turns, axis=1),
-        turn_weight=np.array([TURN_WEIGHT[roots[k]] for k in turning]),
+        position=position,
+        weight=np.array([POSITION_WEIGHT[_root(name)] for name in skeleton.names]),
+        turn_sites=np.array(sites),
+        turn=turn,
+        turn_weight=np.array([TURN_WEIGHT[_root(skeleton.names[k])] for k in sites]),
         scale=scale,
     )
+
+
+def _root(site: str) -> str:
+    return site if site == "upper_body" else site.split("_")[-1]
+
+
+def with_feet(skeleton: Skeleton, targets: Targets, feet: dict[str, np.ndarray]) -> Targets:
+    """Targets whose feet and toes are turned by constant rotations (3, 3) in their own frames, given by site.
+
+    Toes stay at the end of the foot.
+    """
+    turn, position = targets.turn.copy(), targets.position.copy()
+    sites = targets.turn_sites.tolist()
+    for name, correction in feet.items():
+        site = skeleton.names.index(name)
+        turn[:, sites.index(site)] = turn[:, sites.index(site)] @ correction
+        if name.endswith("ankle"):
+            toes = name.replace("ankle", "toes")
+            foot = turn[:, sites.index(site)] @ skeleton.rest_mat[site].T
+            position[:, skeleton.names.index(toes)] = position[:, site] + foot @ skeleton.offset(name, toes)
+    return replace(targets, turn=turn, position=position)
 
 
 def _segment(site: str) -> str:

@@ -1,4 +1,4 @@
-"""Readers: golden forward kinematics on CMU files, and what the AMASS reader accepts and refuses."""
+"""AMC and AMASS: golden forward kinematics on CMU files, and what the readers accept and refuse."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ import pytest
 
 from tests.unit.retargeting.captures import walking_poses, write_amass
 from tools.retargeting import asf, bvh, rotations, smplh
+from tools.retargeting.body_model import SMPLH_PARENTS
+from tools.retargeting.readers import Options, read_capture
 from tools.retargeting.skeleton import POINTS, SEGMENTS, CaptureError
 
 MOCAP = Path(__file__).parents[3] / ".." / "shared" / "data" / "mocap"
@@ -30,31 +32,6 @@ def test_amc_forward_kinematics_matches_golden_positions():
 
 
 @needs_mocap
-def test_bvh_forward_kinematics_matches_golden_positions():
-    joints, values, step = bvh.read_bvh(MOCAP / "cmu_bvh" / "09_01.bvh")
-    positions, _ = bvh.forward(joints, values, bvh.DAZ.unit)
-    golden = {
-        ("hip", 10): (-0.0124, 0.7909, -1.2687), ("lFoot", 10): (-0.0423, 0.1038, -1.4030),
-        ("rHand", 10): (-0.1834, 0.9355, -1.1472), ("hip", 100): (-0.0137, 0.8114, 1.3518),
-        ("head", 100): (0.0369, 1.4057, 1.4617),
-    }  # fmt: skip
-    for (joint, frame), position in golden.items():
-        np.testing.assert_allclose(positions[joint][frame], position, atol=1e-4, err_msg=f"{joint} at frame {frame}")
-    assert 1.0 / step == pytest.approx(120.0, rel=1e-4)
-
-
-@needs_mocap
-@pytest.mark.parametrize("name", ["12_01_motionbuilder.bvh", "09_01.bvh"])
-def test_bvh_lead_in_is_dropped(name: str):
-    _, values, _ = bvh.read_bvh(MOCAP / "cmu_bvh" / name)
-    capture = bvh.load_bvh(MOCAP / "cmu_bvh" / name)
-    assert len(values) - len(capture.points) == (1 if "motionbuilder" in name else 6)
-    wrist = capture.point("left_wrist")
-    speed = np.linalg.norm(np.diff(wrist, axis=0), axis=1) * capture.fps
-    assert speed.max() < 10.0, "the blend out of the T-pose remains"
-
-
-@needs_mocap
 def test_every_source_faces_where_it_walks():
     for capture in (asf.load_amc(MOCAP / "cmu_amc" / "02_01.amc"), bvh.load_bvh(MOCAP / "cmu_bvh" / "09_01.bvh"),
                     bvh.load_bvh(MOCAP / "cmu_bvh" / "12_01_motionbuilder.bvh")):
@@ -67,15 +44,6 @@ def test_amc_without_skeleton_names_the_remedy(tmp_path: Path):
     (tmp_path / "33_01.amc").write_text("1\nroot 0 0 0 0 0 0\n")
     with pytest.raises(CaptureError, match=r"33\.asf.*asf="):
         asf.load_amc(tmp_path / "33_01.amc")
-
-
-def test_bvh_of_unknown_skeleton_is_refused(tmp_path: Path):
-    (tmp_path / "x.bvh").write_text(
-        "HIERARCHY ROOT Torso { OFFSET 0 0 0 CHANNELS 3 Xposition Yposition Zposition End Site { OFFSET 0 1 0 } } "
-        "MOTION Frames: 1 Frame Time: 0.01 1 2 3"
-    )
-    with pytest.raises(CaptureError, match="unknown skeleton with root 'Torso'"):
-        bvh.load_bvh(tmp_path / "x.bvh")
 
 
 @pytest.mark.parametrize("key", smplh.RATE_KEYS)
@@ -116,10 +84,16 @@ def test_smplx_sample_needs_a_rate_and_is_found_to_be_y_up():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (dict(betas=np.zeros(16)), "neither poses nor root_orient"),
-        (dict(poses=np.zeros((5, 60)), trans=np.zeros((5, 3)), mocap_framerate=60.0), "do not fit"),
-        (dict(poses=np.zeros((5, 156)), trans=np.zeros((4, 3)), mocap_framerate=60.0), "do not fit"),
-        (dict(poses=np.zeros((5, 156)), mocap_framerate=60.0), "do not fit"),
+        (dict(frames=np.zeros(16)), "neither poses nor root_orient"),
+        (dict(betas=np.zeros(16), gender="male"), "a shape and no motion.*leave it out"),
+        (dict(poses=np.zeros((5, 60)), trans=np.zeros((5, 3)), mocap_framerate=60.0), r"\(5, 60\).*156 \(SMPL\+H\) or 165"),
+        (dict(poses=np.zeros((5, 72)), trans=np.zeros((5, 3)), mocap_framerate=60.0), r"\(5, 72\).*another model"),
+        (dict(poses=np.zeros(156), trans=np.zeros((5, 3)), mocap_framerate=60.0), r"\(156,\)"),
+        (dict(poses=np.zeros((5, 156)), trans=np.zeros((4, 3)), mocap_framerate=60.0), "does not fit 5 frames"),
+        (dict(poses=np.zeros((5, 156)), mocap_framerate=60.0), "does not fit 5 frames"),
+        (dict(poses=np.zeros((0, 156)), trans=np.zeros((0, 3)), mocap_framerate=60.0), "0 frames; the file is empty"),
+        (dict(root_orient=np.zeros((5, 3)), pose_body=np.zeros((5, 60)), trans=np.zeros((5, 3))), "do not fit"),
+        (dict(poses=np.zeros((5, 156)), trans=np.zeros((5, 3)), mocap_framerate="fast"), "no number.*fps_in="),
     ],
 )
 def test_unusable_amass_files_are_refused(tmp_path: Path, content: dict, message: str):
@@ -149,6 +123,8 @@ def test_values_that_are_not_finite_are_refused(tmp_path: Path):
 
 def test_y_up_and_z_up_files_give_the_same_capture(tmp_path: Path):
     poses, trans = walking_poses(8, 60.0)
+    trans[:, 1] -= 3.0  # away from the plane z = 0 of the Y-up file, on which the body might lie
+    trans[:, 2] = 1.2 + smplh.STAND_IN_JOINTS[0, 1]  # as if of a model whose origin is above the pelvis, on the floor
     write_amass(tmp_path / "z.npz", poses, trans, 60.0)
     offset = smplh.STAND_IN_JOINTS[0]
     to_y = rotations.about_axis(0, -np.pi / 2)
@@ -159,19 +135,6 @@ def test_y_up_and_z_up_files_give_the_same_capture(tmp_path: Path):
     assert (z.provenance["up"], y.provenance["up"]) == ("z", "y")
     np.testing.assert_allclose(y.points, z.points, atol=1e-12)
     np.testing.assert_allclose(y.segments, z.segments, atol=1e-12)
-
-
-def test_shape_needs_a_model_file(tmp_path: Path):
-    regressor = np.eye(52)
-    template = np.zeros((52, 3))
-    template[:22] = smplh.STAND_IN_JOINTS
-    shapes = template[..., None] * np.array([0.1] + [0.0] * 9)
-    np.savez(tmp_path / "SMPLH_NEUTRAL.npz", v_template=template, shapedirs=shapes, J_regressor=regressor)
-    tall = smplh.rest_joints(tmp_path / "SMPLH_NEUTRAL.npz", np.array([1.0, 0.0]))
-    np.testing.assert_allclose(tall, 1.1 * smplh.STAND_IN_JOINTS)
-    np.savez(tmp_path / "bad.npz", v_template=template)
-    with pytest.raises(CaptureError, match="J_regressor is missing"):
-        smplh.rest_joints(tmp_path / "bad.npz", np.zeros(10))
 
 
 def test_t_pose_has_the_standard_orientation(tmp_path: Path):
@@ -195,3 +158,117 @@ def test_resampling_keeps_time_and_survives_angle_jumps(tmp_path: Path):
     assert len(capture.points) == 101
     np.testing.assert_allclose(np.diff(capture.point("left_hip")[:, 1]), -0.008, atol=1e-6)
     np.testing.assert_allclose(rotations.log(capture.segment("pelvis")), 0.0, atol=1e-9)
+
+
+@pytest.mark.parametrize("gender", ["female", b"female", np.array(["female"]), np.array(b"female")])
+def test_gender_is_read_however_it_is_stored(tmp_path: Path, gender: object):
+    poses, trans = walking_poses(8, 60.0)
+    write_amass(tmp_path / "a.npz", poses, trans, 60.0, gender=gender)
+    assert smplh.load_amass(tmp_path / "a.npz").provenance["gender"] == "female"
+
+
+def test_a_pickled_label_is_left_out(tmp_path: Path):
+    poses, trans = walking_poses(8, 60.0)
+    write_amass(tmp_path / "a.npz", poses, trans, 60.0, gender=np.array("male", dtype=object))
+    assert smplh.load_amass(tmp_path / "a.npz", up="z").provenance["gender"] == "unknown"
+
+
+def test_columns_of_smplx_files_mean_the_same(tmp_path: Path):
+    poses, trans = walking_poses(8, 60.0)
+    write_amass(tmp_path / "a.npz", poses, trans, 60.0)
+    write_amass(tmp_path / "b.npz", np.concatenate([poses, np.zeros((8, 3, 3))], axis=1), trans, 60.0)
+    a, b = smplh.load_amass(tmp_path / "a.npz"), smplh.load_amass(tmp_path / "b.npz")
+    np.testing.assert_array_equal(a.points, b.points)
+    assert (a.provenance["format"], b.provenance["format"]) == ("AMASS SMPL+H", "AMASS SMPL-X")
+
+
+def test_a_shape_is_used_with_a_model_of_its_family_only(tmp_path: Path):
+    poses, trans = walking_poses(8, 60.0)
+    joints = np.concatenate([smplh.STAND_IN_JOINTS, smplh.STAND_IN_JOINTS[[20] * 15 + [21] * 15]])
+    shapes = np.zeros((52, 3, 16))
+    shapes[..., 0] = 0.1 * joints
+    np.savez(tmp_path / "model.npz", joint_template=joints, joint_shapes=shapes, parents=np.array(SMPLH_PARENTS))
+    betas = np.eye(16)[0]
+    write_amass(tmp_path / "h.npz", poses, trans, 60.0, betas=betas)
+    write_amass(tmp_path / "ten.npz", poses, trans, 60.0, betas=betas[:10])
+    write_amass(tmp_path / "x.npz", np.concatenate([poses, np.zeros((8, 3, 3))], axis=1), trans, 60.0, betas=np.ones(300))
+    captures = {k: smplh.load_amass(tmp_path / f"{k}.npz", model=tmp_path / "model.npz") for k in ("h", "ten", "x")}
+    thigh = {k: np.linalg.norm(c.point("left_knee")[0] - c.point("left_hip")[0]) for k, c in captures.items()}
+    assert thigh["h"] == pytest.approx(thigh["ten"]) == pytest.approx(1.1 * thigh["x"])
+    assert captures["h"].provenance["subject_shape"] == "16 betas of the file"
+    assert "betas are those of SMPL-X" in captures["x"].provenance["subject_shape"]
+    assert "model.npz (SMPL+H" in captures["h"].provenance["body_model"]
+    stand_in = smplh.load_amass(tmp_path / "h.npz").provenance
+    assert stand_in["body_model"] == "stand-in (CC0)" and "mean" in stand_in["subject_shape"]
+
+
+def test_a_missing_model_file_says_what_to_download(tmp_path: Path):
+    poses, trans = walking_poses(8, 60.0)
+    write_amass(tmp_path / "a.npz", poses, trans, 60.0)
+    with pytest.raises(CaptureError, match=r"gone\.npz.*mano\.is\.tue\.mpg\.de.*convert_smplh\.py"):
+        smplh.load_amass(tmp_path / "a.npz", model=tmp_path / "gone.npz")
+
+
+def test_a_body_that_lies_does_not_decide_which_axis_is_vertical(tmp_path: Path):
+    poses, trans = walking_poses(8, 60.0)
+    poses[:, 0] = 0.0  # of a Z-up file: on its back along y
+    for shift in ([0.0, 3.0, 0.1], [0.0, 0.5, 0.1]):  # far from the plane y = 0; by chance with the feet on it
+        write_amass(tmp_path / "a.npz", poses, trans + shift, 60.0)
+        with pytest.raises(CaptureError, match=r"upright along y.*give up=y or up=z"):
+            smplh.load_amass(tmp_path / "a.npz")
+    assert smplh.load_amass(tmp_path / "a.npz", up="z").provenance["up"] == "z"
+    poses[:, 0] = [0.0, 0.0, np.pi / 2]  # along x: AMASS is Z-up, of others nobody knows
+    write_amass(tmp_path / "b.npz", poses, trans, 60.0)
+    assert smplh.load_amass(tmp_path / "b.npz").provenance["up"] == "z"
+    np.savez(tmp_path / "c.npz", poses=poses.reshape(8, -1), trans=trans, mocap_framerate=60.0)
+    with pytest.raises(CaptureError, match=r"stands along no axis.*up=y or up=z"):
+        smplh.load_amass(tmp_path / "c.npz")
+
+
+@pytest.mark.parametrize("rate", [0.0, -30.0, np.nan])
+def test_a_frame_rate_that_is_none_is_refused(tmp_path: Path, rate: float):
+    poses, trans = walking_poses(8, 60.0)
+    write_amass(tmp_path / "a.npz", poses, trans, rate)
+    with pytest.raises(CaptureError, match=r"frame rate .* is no rate; give fps_in="):
+        read_capture(tmp_path / "a.npz", Options())
+
+
+def test_a_path_in_centimetres_is_noticed(tmp_path: Path):
+    poses, trans = walking_poses(60, 60.0)
+    write_amass(tmp_path / "a.npz", poses, trans * 100.0, 60.0)
+    with pytest.raises(CaptureError, match=r"moves at 80 m/s.*units=cm"):
+        read_capture(tmp_path / "a.npz", Options())
+    walked = read_capture(tmp_path / "a.npz", Options(units="cm")).point("left_hip")
+    np.testing.assert_allclose(walked[-1] - walked[0], trans[-1] - trans[0], atol=1e-9)
+
+
+def test_one_frame_is_no_motion(tmp_path: Path):
+    poses, trans = walking_poses(1, 60.0)
+    write_amass(tmp_path / "a.npz", poses, trans, 60.0)
+    with pytest.raises(CaptureError, match="1 frame; a motion needs at least 4"):
+        read_capture(tmp_path / "a.npz", Options())
+
+
+@needs_mocap
+def test_whole_turns_of_the_root_are_survived():
+    capture = read_capture(MOCAP / "cmu_amc" / "05_11.amc", Options())  # two turns: its angles jump by 360 degrees
+    turn = np.swapaxes(capture.segment("pelvis")[:-1], 1, 2) @ capture.segment("pelvis")[1:]
+    assert np.linalg.norm(rotations.log(turn), axis=-1).max() * capture.fps < 20.0
+    assert capture.provenance["lead_in"] == 0
+
+
+@needs_mocap
+def test_amc_units_and_damage(tmp_path: Path):
+    for name in ("02.asf", "02_01.amc"):
+        (tmp_path / name).write_bytes((MOCAP / "cmu_amc" / name).read_bytes())
+    lines = (tmp_path / "02_01.amc").read_text().splitlines()
+    (tmp_path / "02_02.amc").write_text("\n".join(lines[:-3]))
+    with pytest.raises(CaptureError, match=r"is missing in frame 343 of 343.*truncated"):
+        read_capture(tmp_path / "02_02.amc", Options())
+    skeleton = (tmp_path / "02.asf").read_text()
+    for old, new, message in (("angle deg", "angle rad", "radians"), ("begin", "begun", "damaged"),
+                              ("length 0.45", "length 0", "damaged"), ("lfemur", "lfemurs", "lfemur is missing"),
+                              ("length 0.45", "length 1", "a leg .* is 0.377 m long; give the metres of one unit")):
+        (tmp_path / "02.asf").write_text(skeleton.replace(old, new))
+        with pytest.raises(CaptureError, match=message):
+            read_capture(tmp_path / "02_01.amc", Options())

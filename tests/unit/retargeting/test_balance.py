@@ -1,0 +1,144 @@
+"""Zero-moment point, hull of the contacts, and the correction that brings one over the other."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+import pytest
+
+from sim_models.kinematics import reference_velocity
+from sim_models.registry import load_body
+from tools.retargeting.balance import (
+    ENDS,
+    FARTHEST,
+    KEEP,
+    KEEP_ENDS,
+    ROUGH,
+    SHRINK,
+    Dynamics,
+    dynamics,
+    outside,
+    shift,
+    solve_banded,
+)
+
+FPS = 100.0
+
+
+def _motion(frames: int = 60) -> np.ndarray:
+    body = load_body("myo_fullbody")
+    qpos = np.tile(body.neutral_qpos, (frames, 1))
+    time = np.arange(frames) / FPS
+    qpos[:, 0] += 0.05 * np.sin(6.0 * time)
+    qpos[:, 3:7] = [0.9, 0.1, 0.2, 0.3]
+    qpos[:, 3:7] /= np.linalg.norm(qpos[0, 3:7])
+    for side, sign in (("l", 1.0), ("r", -1.0)):
+        qpos[:, body.model.joint(f"hip_flexion_{side}").qposadr[0]] = 0.3 + 0.3 * sign * np.sin(5.0 * time)
+        qpos[:, body.model.joint(f"elbow_flex_{side}").qposadr[0]] = 0.7 + 0.3 * np.cos(5.0 * time)
+    return body.couplings.enforce(qpos)
+
+
+def test_at_rest_the_point_is_below_the_centre_of_mass():
+    body = load_body("myo_fullbody")
+    qpos = np.repeat(_motion()[:1], 6, axis=0)
+    data = mujoco.MjData(body.model)
+    data.qpos[:] = qpos[0]
+    mujoco.mj_kinematics(body.model, data)
+    mujoco.mj_comPos(body.model, data)
+    motion = dynamics(body, qpos, FPS)
+    np.testing.assert_allclose(motion.point, np.tile(data.subtree_com[0, :2], (6, 1)), atol=1e-9)
+    assert motion.load == pytest.approx(np.ones(6)) and motion.height[0] == pytest.approx(data.subtree_com[0, 2])
+
+
+def test_in_motion_the_point_follows_from_momentum():
+    body, qpos = load_body("myo_fullbody"), _motion()
+    model, data = body.model, mujoco.MjData(body.model)
+    angular, com = np.empty((len(qpos), 3)), np.empty((len(qpos), 3))
+    for f, velocity in enumerate(reference_velocity(body, qpos, 1.0 / FPS)):
+        data.qpos[:], data.qvel[:] = qpos[f], velocity
+        for stage in (mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_comVel, mujoco.mj_subtreeVel):
+            stage(model, data)
+        angular[f], com[f] = data.subtree_angmom[0], data.subtree_com[0]
+    spin = np.gradient(angular, 1.0 / FPS, axis=0)
+    force = model.body_mass.sum() * (np.gradient(np.gradient(com, 1.0 / FPS, axis=0), 1.0 / FPS, axis=0)
+                                     + np.array([0.0, 0.0, 9.81]))
+    x = com[:, 0] - (com[:, 2] * force[:, 0] + spin[:, 1]) / force[:, 2]
+    y = com[:, 1] - (com[:, 2] * force[:, 1] - spin[:, 0]) / force[:, 2]
+    inner = slice(5, -5)
+    motion = dynamics(body, qpos, FPS)
+    assert np.ptp(motion.point[inner], axis=0).min() > 0.005, "the point hardly moves: the test shows nothing"
+    np.testing.assert_allclose(motion.point[inner], np.stack([x, y], axis=1)[inner], atol=2e-3)
+
+
+def test_distance_to_the_hull():
+    corners = np.tile(np.array([[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [9.0, 9.0]]), (4, 1, 1))
+    valid = np.tile(np.array([True] * 4 + [False]), (4, 1))
+    valid[3] = False
+    distance, normal = outside(np.array([[0.5, 0.4], [1.3, 0.5], [2.0, 2.0], [7.0, 7.0]]), corners, valid)
+    assert distance == pytest.approx([-0.4, 0.3, np.sqrt(2.0), 0.0], abs=1e-3)
+    np.testing.assert_allclose(normal[1], [1.0, 0.0], atol=1e-9)
+    np.testing.assert_allclose(normal[2], np.sqrt(0.5) * np.ones(2), atol=0.02)
+
+
+def test_banded_systems_equal_dense_ones():
+    rng, number, width, systems = np.random.default_rng(0), 9, 4, 3
+    bands, right = np.zeros((width, number, systems)), rng.normal(size=(number, systems, 2))
+    for s in range(systems):
+        root = np.triu(np.tril(rng.normal(size=(number, number)), width - 1))
+        matrix = root.T @ root + np.eye(number)
+        for k in range(width):
+            bands[k, : number - k, s] = np.diagonal(matrix, k)
+        np.testing.assert_allclose(solve_banded(bands[:, :, s : s + 1], right[:, s : s + 1])[:, 0],
+                                   np.linalg.solve(matrix, right[:, s]), atol=1e-10)
+    assert solve_banded(bands, right).shape == right.shape
+
+
+def test_the_shift_is_the_least_squares_solution():
+    rng, frames = np.random.default_rng(0), 80
+    motion = Dynamics(0.1 * rng.normal(size=(frames, 2)), np.ones(frames), 0.9 + 0.01 * rng.normal(size=frames), np.zeros(0))
+    corners, valid = 0.1 * rng.normal(size=(frames, 6, 2)), rng.random((frames, 6)) > 0.3
+    valid[30:34] = False
+    before = 0.01 * rng.normal(size=(frames, 2))
+    middle = np.where(valid[..., None], corners, 0.0).sum(axis=1) / np.maximum(valid.sum(axis=1), 1)[:, None]
+    distance, normal = outside(motion.point, middle[:, None] + SHRINK * (corners - middle[:, None]), valid)
+    wish = -np.clip(distance, 0.0, FARTHEST)[:, None] * normal
+    lever = motion.height / 9.81 * FPS**2
+    pendulum = np.eye(frames)
+    for t in range(1, frames - 1):
+        pendulum[t, t - 1 : t + 2] += lever[t] * np.array([-1.0, 2.0, -1.0])
+    stands = valid.any(axis=1).astype(float)
+    stands[:15] = stands[-15:] = 0.0
+    third = np.diff(np.eye(frames), n=3, axis=0) * FPS**3
+    to_end = np.minimum(np.arange(frames), np.arange(frames)[::-1]) / FPS
+    keep = np.diag(KEEP + KEEP_ENDS * np.clip(1.0 - to_end / ENDS, 0.0, 1.0) ** 2)
+    matrix = pendulum.T @ (stands[:, None] * pendulum) + keep + ROUGH * third.T @ third
+    wanted = np.linalg.solve(matrix, pendulum.T @ (stands[:, None] * wish) - keep @ before)
+    np.testing.assert_allclose(shift(motion, corners, valid, FPS, before), wanted, atol=1e-6)
+
+
+def test_a_point_beside_the_feet_comes_over_them():
+    """A pendulum that sways by 3 cm at 1.5 Hz above a small foot."""
+    frames = 300
+    time = np.arange(frames) / FPS
+    sway = np.stack([0.03 * np.sin(2 * np.pi * 1.5 * time), np.zeros(frames)], axis=1)
+    height = np.full(frames, 0.9)
+
+    def point(place: np.ndarray) -> np.ndarray:
+        return place - 0.9 / 9.81 * np.gradient(np.gradient(place, 1.0 / FPS, axis=0), 1.0 / FPS, axis=0)
+
+    corners = np.tile(0.05 * np.array([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]]), (frames, 1, 1))
+    valid, inner, moved = np.ones((frames, 4), dtype=bool), slice(60, -60), np.zeros((frames, 2))
+    first = np.maximum(outside(point(sway), corners, valid)[0], 0.0)[inner].mean()
+    for _ in range(3):
+        motion = Dynamics(point(sway + moved), np.ones(frames), height, np.zeros(0))
+        moved = moved + shift(motion, corners, valid, FPS, moved)
+    last = np.maximum(outside(point(sway + moved), corners, valid)[0], 0.0)[inner].mean()
+    assert first > 0.05 and last < 0.1 * first
+    assert np.abs(moved).max() < 0.04
+
+
+def test_flight_and_short_motions_ask_for_nothing():
+    motion = Dynamics(np.ones((40, 2)), np.zeros(40), np.ones(40), np.zeros(0))
+    assert not shift(motion, np.zeros((40, 2, 2)), np.ones((40, 2), dtype=bool), FPS).any()
+    short = Dynamics(np.ones((4, 2)), np.ones(4), np.ones(4), np.zeros(0))
+    assert not shift(short, np.zeros((4, 2, 2)), np.ones((4, 2), dtype=bool), FPS).any()

@@ -15,7 +15,7 @@ from sim_models.embodiment import Embodiment
 from sim_models.kinematics import lowest_points, reference_velocity
 from sim_models.registry import load_body
 from tools.retargeting import manifest
-from tools.retargeting.metrics import JUMP_LEAST, JUMP_RATIO, LIMIT_TOLERANCE, MEMORY
+from tools.retargeting.metrics import LIMIT_TOLERANCE, tendon_jumps
 
 SUBJECT = ("body_model", "skeleton", "subject_shape")  # what a reader notes of the proportions that it used
 
@@ -123,7 +123,8 @@ def measure_clip(body: Embodiment, clip: Clip, name: str, path: Path, row: Mappi
     soles = np.concatenate([*body.foot_geom_ids.values(), np.zeros(0, int)]).astype(int)
     joints = qpos[:, model.jnt_qposadr[body.independent_hinges]]
     floor_depth, self_depth, length = _contacts_and_tendons(model, qpos)
-    jumps = tendon_jumps(length, model.tendon_length0)
+    jumps = np.zeros_like(length)
+    jumps[1:] = tendon_jumps(length, model.tendon_length0)
     act = bind_activations(clip, body)
     return Measured(
         name=name,
@@ -168,18 +169,3 @@ def _contacts_and_tendons(model: mujoco.MjModel, qpos: np.ndarray) -> tuple[np.n
             floor_depth[f] = depth[on_floor].max(initial=0.0)
             self_depth[f] = depth[~on_floor].max(initial=0.0)
     return floor_depth, self_depth, length
-
-
-def tendon_jumps(length: np.ndarray, rest: np.ndarray) -> np.ndarray:
-    """Jumps (F, T) of tendon lengths (F, T) m with rest lengths (T,) m: relative changes where they are jumps, else 0.
-
-    A change is a jump where it exceeds both a least size and ten times its running mean (``tools/retargeting/metrics.py``).
-    """
-    change = np.abs(np.diff(length, axis=0)) / np.maximum(rest, 1e-6)
-    jump = np.zeros_like(length)
-    mean = change[0]
-    for f in range(1, len(change)):
-        mean = MEMORY * mean + (1.0 - MEMORY) * change[f]
-        is_jump = change[f] > np.maximum(JUMP_RATIO * mean, JUMP_LEAST)
-        jump[f + 1, is_jump] = change[f, is_jump]
-    return jump

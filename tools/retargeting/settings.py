@@ -95,7 +95,7 @@ SETTINGS: dict[str, Setting] = {
     "fps": _number(float, 1, 10000, "1/s", 100.0, "rate of the clips"),
     "fps_in": _number(float, 1, 10000, "1/s", None, "rate of the captures, where they name none or a wrong one"),
     "asf": _file("skeleton of AMC files; otherwise SUBJECT.asf beside them"),
-    "up": _choice(*UP_AXES, default="auto", meaning="vertical axis of npz files"),
+    "up": _choice(*UP_AXES, default="auto", meaning="vertical axis of npz and BVH files"),
     "units": Setting(_unit, None, "|".join((*UNITS, "METRES")), "unit of length of the captures; otherwise as they say"),
     "mapping": _file("YAML that names the joints of a BVH skeleton which is not recognised"),
     "lead_in": _number(int, 0, 1000000, "frames", None, "frames to drop at the start; otherwise a T-pose is detected"),

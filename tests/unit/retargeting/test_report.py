@@ -14,10 +14,9 @@ from mm_torch.video import VideoError
 from sim_models.registry import load_body
 from tools import motion_report
 from tools.report import pictures
-from tools.report.measure import measure_directory, tendon_jumps
+from tools.report.measure import measure_directory
 from tools.report.tables import FIGURES
 from tools.retargeting.manifest import make_row, write_manifest
-from tools.retargeting.metrics import tendon_jump
 
 FRAMES = 40
 
@@ -94,18 +93,6 @@ def test_figures_are_those_of_the_clip(directory: Path):
     values = clip.qpos[:, collection.body.hinge_qpos]
     outside = ((values < low - 1e-5) | (values > high + 1e-5)).mean()
     assert read["limit_pct"] == pytest.approx(100 * outside)
-
-
-def test_tendon_jumps_are_those_of_the_metric():
-    length = 0.2 + 1e-4 * np.cumsum(np.random.default_rng(1).normal(size=(60, 5)), axis=0)
-    length[30:, 2] += 0.02
-    length[45:, 4] += 0.03
-    rest = np.full(5, 0.2)
-    jumps = tendon_jumps(length, rest)
-    largest, tendon = tendon_jump(length, rest)
-    assert np.unravel_index(jumps.argmax(), jumps.shape) == (45, 4) and tendon == 4
-    assert jumps.max() == largest == pytest.approx(0.15, rel=0.02)
-    assert set(np.flatnonzero(jumps.max(axis=1))) == {30, 45}
 
 
 def test_stick_figures_where_nothing_renders(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

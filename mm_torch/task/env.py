@@ -129,9 +129,10 @@ class MimicEnv(EnvBase):
     def _step(self, tensordict: TensorDictBase) -> TensorDictBase:
         hold = self.task.action.hold_steps
         running = torch.ones(self.batch_size, dtype=torch.bool, device=self.device)
-        taken = self.advance(tensordict["action"], running)
-        for _ in range(hold - 1):
-            following = self.advance(tensordict["action"], ~(taken.terminated | taken.truncated))
+        taken = self.advance(tensordict["action"], running, observed=hold == 1)
+        for step in range(1, hold):
+            running = ~(taken.terminated | taken.truncated)
+            following = self.advance(tensordict["action"], running, observed=step == hold - 1)
             taken = ControlStep(
                 taken.reward + following.reward, taken.terminated | following.terminated,
                 taken.truncated | following.truncated,
@@ -148,12 +149,13 @@ class MimicEnv(EnvBase):
             device=self.device,
         )
 
-    def advance(self, action: Tensor, running: Tensor) -> ControlStep:
+    def advance(self, action: Tensor, running: Tensor, observed: bool = True) -> ControlStep:
         """One control step of the running worlds; the others' episodes and observations stay as they are.
 
         Args:
             action: (N, A) held action of the policy.
             running: (N,) bool.
+            observed: whether the next action is chosen after this step; if not, only episodes that end are observed.
 
         Returns:
             Reward and flags of this control step; zero and false in worlds that do not run.
@@ -179,7 +181,8 @@ class MimicEnv(EnvBase):
         value, parts = reward(context, self.task.reward, self.reward_weights, self.task.penalty)
         valid = running & ~failed
         value = torch.where(valid, value, 0.0)
-        self._observe(context, valid)
+        if observed or bool((terminated | truncated).any()):
+            self._observe(context, valid)
         self._count(context, running, value, parts, terminated, truncated)
         return ControlStep(value, terminated, truncated)
 

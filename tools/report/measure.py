@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import mujoco
 import numpy as np
 
 from mm_torch.motion.bank import find_clips
@@ -15,7 +14,7 @@ from sim_models.embodiment import Embodiment
 from sim_models.kinematics import lowest_points, reference_velocity
 from sim_models.registry import load_body
 from tools.retargeting import manifest
-from tools.retargeting.metrics import LIMIT_TOLERANCE, tendon_jumps
+from tools.retargeting.metrics import LIMIT_TOLERANCE, contacts_and_tendons, tendon_jumps
 
 SUBJECT = ("body_model", "skeleton", "subject_shape")  # what a reader notes of the proportions that it used
 
@@ -122,7 +121,7 @@ def measure_clip(body: Embodiment, clip: Clip, name: str, path: Path, row: Mappi
     outside = ((values < low - LIMIT_TOLERANCE) | (values > high + LIMIT_TOLERANCE)) & _limited(body)
     soles = np.concatenate([*body.foot_geom_ids.values(), np.zeros(0, int)]).astype(int)
     joints = qpos[:, model.jnt_qposadr[body.independent_hinges]]
-    floor_depth, self_depth, length = _contacts_and_tendons(model, qpos)
+    floor_depth, self_depth, length = contacts_and_tendons(model, qpos)
     jumps = np.zeros_like(length)
     jumps[1:] = tendon_jumps(length, model.tendon_length0)
     act = bind_activations(clip, body)
@@ -151,21 +150,3 @@ def measure_clip(body: Embodiment, clip: Clip, name: str, path: Path, row: Mappi
 
 def _limited(body: Embodiment) -> np.ndarray:
     return body.model.jnt_limited[body.hinge_ids].astype(bool)
-
-
-def _contacts_and_tendons(model: mujoco.MjModel, qpos: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Deepest contact with the floor (F,) m and of the body with itself (F,) m; tendon lengths (F, T) m."""
-    data, floor = mujoco.MjData(model), np.flatnonzero(model.geom_bodyid == 0)
-    floor_depth, self_depth = np.zeros(len(qpos)), np.zeros(len(qpos))
-    length = np.empty((len(qpos), model.ntendon))
-    for f in range(len(qpos)):
-        data.qpos[:] = qpos[f]
-        mujoco.mj_kinematics(model, data)
-        mujoco.mj_tendon(model, data)
-        mujoco.mj_collision(model, data)
-        length[f] = data.ten_length
-        if data.ncon:
-            depth, on_floor = -data.contact.dist, np.isin(data.contact.geom, floor).any(axis=1)
-            floor_depth[f] = depth[on_floor].max(initial=0.0)
-            self_depth[f] = depth[~on_floor].max(initial=0.0)
-    return floor_depth, self_depth, length

@@ -179,11 +179,10 @@ def limits(body: Embodiment, qpos: np.ndarray) -> dict[str, float]:
     }
 
 
-def touching(body: Embodiment, qpos: np.ndarray) -> dict[str, float | str]:
-    """Contacts and tendons, frame by frame: floor penetration, self-collision, jumps of tendon lengths."""
-    model, data = body.model, mujoco.MjData(body.model)
-    floor = np.flatnonzero(model.geom_bodyid == 0)
-    deepest, inside, length = np.zeros(len(qpos)), 0.0, np.empty((len(qpos), model.ntendon))
+def contacts_and_tendons(model: mujoco.MjModel, qpos: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Deepest contact with the floor (F,) m and of the body with itself (F,) m, 0 where none; tendon lengths (F, T) m."""
+    data, floor = mujoco.MjData(model), np.flatnonzero(model.geom_bodyid == 0)
+    on_the_floor, inside, length = np.zeros(len(qpos)), np.zeros(len(qpos)), np.empty((len(qpos), model.ntendon))
     for f in range(len(qpos)):
         data.qpos[:] = qpos[f]
         mujoco.mj_kinematics(model, data)
@@ -191,15 +190,22 @@ def touching(body: Embodiment, qpos: np.ndarray) -> dict[str, float | str]:
         mujoco.mj_collision(model, data)
         length[f] = data.ten_length
         if data.ncon:
-            depth, on_floor = -data.contact.dist, np.isin(data.contact.geom, floor).any(axis=1)
-            deepest[f] = max(0.0, depth[on_floor].max(initial=0.0))
-            inside = max(inside, float(depth[~on_floor].max(initial=0.0)))
+            depth, with_floor = -data.contact.dist, np.isin(data.contact.geom, floor).any(axis=1)
+            on_the_floor[f] = depth[with_floor].max(initial=0.0)
+            inside[f] = depth[~with_floor].max(initial=0.0)
+    return on_the_floor, inside, length
+
+
+def touching(body: Embodiment, qpos: np.ndarray) -> dict[str, float | str]:
+    """Contacts and tendons, frame by frame: floor penetration, self-collision, jumps of tendon lengths."""
+    model = body.model
+    deepest, inside, length = contacts_and_tendons(model, qpos)
     jump, tendon = tendon_jump(length, model.tendon_length0)
     severe = jump_of_the_motion(body, qpos, tendon_jumps(length, model.tendon_length0)) if jump > SEVERE else 0.0
     return {
         "penetration_pct": 100.0 * float((deepest > DEEP).mean()),
         "penetration_max_m": float(deepest.max()),
-        "self_collision_max_m": inside,
+        "self_collision_max_m": float(inside.max()),
         "tendon_jump_max": jump,
         "tendon_jump_motion_max": severe,
         "tendon_jump_name": "" if tendon < 0 else model.tendon(tendon).name,

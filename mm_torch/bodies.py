@@ -1,4 +1,9 @@
-"""``python -m mm_torch.bodies``: list every body with its sizes, with and without moving fingers."""
+"""``python -m mm_torch.bodies``: list every body with its sizes, with and without moving fingers.
+
+It takes no options. Sizes: nq positions, nv velocities, muscles, mimic sites, couplings, independent degrees of freedom, kg.
+
+Example: python -m mm_torch.bodies
+"""
 
 from __future__ import annotations
 

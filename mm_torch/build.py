@@ -21,7 +21,7 @@ from sim_models.registry import load_body
 
 def build_body(recipe: Recipe) -> Embodiment:
     """Compile the recipe's body."""
-    return load_body(recipe.body.name, recipe.body.fingers)
+    return load_body(recipe.body.name, recipe.body.fingers, recipe.body.fixes)
 
 
 def build_physics(recipe: Recipe, body: Embodiment, num_envs: int, threads: int) -> Physics:

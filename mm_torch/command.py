@@ -9,7 +9,7 @@ from collections.abc import Callable
 from mm_torch.callbacks.checkpoint import CheckpointError
 from mm_torch.config.load import RecipeError
 from mm_torch.motion.clip import MotionError
-from mm_torch.policy_file import PolicyFileError
+from mm_torch.policy.modules import PolicyFileError
 from mm_torch.sim.physics import PhysicsError
 from mm_torch.video import VideoError
 from sim_models.registry import BodyError

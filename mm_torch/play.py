@@ -9,6 +9,9 @@ body        a body (python -m mm_torch.bodies lists them); only without a checkp
 fingers     true: its fingers move; only without a checkpoint
 width       pixels; default: 640
 height      pixels; default: 480
+
+Example: python -m mm_torch.play checkpoint=runs/toy clip=reach video=reach.mp4
+         python -m mm_torch.play body=myo_bimanual clip=wave_right video=wave.mp4
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch
 from mm_torch import build
 from mm_torch.config.load import RecipeError
 from mm_torch.config.schema import Recipe
-from mm_torch.evaluation import load_agent
+from mm_torch.evaluation.job import load_agent
 from mm_torch.motion.bank import ReferenceBank, find_clips, load_bank
 from mm_torch.motion.clip import load_clip
 from mm_torch.motion.library import library_clips

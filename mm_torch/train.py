@@ -11,6 +11,8 @@ resume        run directory or checkpoint to continue, bit for bit on the CPU (n
 init_from     checkpoint to fine-tune, with recipe=fullbody_finetune motions=DIR ppo.reset_std=0.2
 compat        upstream reproduces MuscleMimic 0.1.0
 Every other key, with its meaning and default: mm_torch/config/schema.py. Ctrl-C finishes the iteration and saves.
+
+Example: python -m mm_torch.train recipe=toy_arm run_dir=runs/toy max_minutes=1
 """
 
 from __future__ import annotations

@@ -19,6 +19,7 @@ from mm_torch.callbacks.records import Records
 from mm_torch.callbacks.stopping import Stopping
 from mm_torch.config.load import RecipeError, to_yaml
 from mm_torch.config.schema import Recipe
+from mm_torch.evaluation.validation import evaluation_callback
 from mm_torch.ppo.module import PpoModule
 from mm_torch.ppo.policy import RolloutPolicy
 from mm_torch.ppo.rollout import RolloutLoader
@@ -36,7 +37,8 @@ def train(recipe: Recipe) -> Path:
             weights and observation statistics of a checkpoint.
 
     Returns:
-        The run directory: recipe.yaml, metrics.csv, TensorBoard events, checkpoints/{last,best}.ckpt.
+        The run directory: recipe.yaml, metrics.csv, TensorBoard events, checkpoints/{last,best}.ckpt, and what ``evaluation``
+        asks for.
 
     Raises:
         RecipeError: the run directory is taken, or a term is unknown.
@@ -61,7 +63,7 @@ def train(recipe: Recipe) -> Path:
     seconds = 0.0 if resumed is None else resumed[ckpt.KEY]["seconds"]
     records, stopping = Records(run_dir, seconds), Stopping(recipe.max_minutes)
     checkpoints = ckpt.Checkpoints(run_dir, recipe.checkpoint_minutes, records)
-    callbacks = [records, stopping, checkpoints]
+    callbacks = [records, stopping, checkpoints, *evaluation_callback(recipe, run_dir, threads.physics, records)]
     if resumed is not None:
         checkpoints.best, checkpoints.score = resumed[ckpt.KEY]["best"], resumed[ckpt.KEY]["score"]
         callbacks.append(ckpt.ResumeOptimiser(resumed))

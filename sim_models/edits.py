@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import mujoco
 
+from sim_models.fixes import apply_fixes
 from sim_models.muscles import FINGER_JOINT, FINGER_MUSCLE, FINGER_TENDON
 
 TIMESTEP = 0.002
@@ -66,14 +67,18 @@ def set_options(spec: mujoco.MjSpec) -> None:
     option.disableflags |= mujoco.mjtDisableBit.mjDSBL_EULERDAMP | mujoco.mjtDisableBit.mjDSBL_AUTORESET
 
 
-def prepare(spec: mujoco.MjSpec, sites: Mapping[str, str], fingers: bool) -> mujoco.MjModel:
+def prepare(
+    spec: mujoco.MjSpec, sites: Mapping[str, str], fingers: bool, fixes: Sequence[str] = ()
+) -> mujoco.MjModel:
     """Make all edits and compile.
 
     Args:
         spec: published model, edited in place.
         sites: mimic site name to body name.
         fingers: whether the fingers move.
+        fixes: names of ``sim_models.fixes`` to apply first.
     """
+    apply_fixes(spec, fixes)
     if not fingers:
         remove_fingers(spec)
     add_mimic_sites(spec, sites)

@@ -28,6 +28,7 @@ class Embodiment:
     contact_budget  contacts per world for MuJoCo Warp                               int
     constraint_budget  constraint rows per world for MuJoCo Warp                     int
     fingers         whether the fingers move                                         bool
+    fixes           repairs of ``sim_models.fixes`` made to the published model      tuple
     =============== ================================================================ ==================
     """
 
@@ -41,6 +42,7 @@ class Embodiment:
     constraint_budget: int
     fingers: bool = False
     substeps: int = SUBSTEPS
+    fixes: tuple[str, ...] = ()
 
     # -- sizes and addresses ------------------------------------------------------------------------------------------
     @cached_property
@@ -208,4 +210,6 @@ class Embodiment:
         for array in fields:
             digest.update(np.round(np.asarray(array, dtype=np.float64), 6).tobytes())
         digest.update(repr((m.opt.timestep, m.opt.iterations, m.opt.disableflags, self.substeps)).encode())
+        if self.fixes:
+            digest.update(repr(sorted(self.fixes)).encode())
         return digest.hexdigest()[:16]

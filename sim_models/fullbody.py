@@ -26,13 +26,18 @@ def mimic(sites: dict[str, str]) -> dict[str, str]:
     return {f"{site}_mimic": body for site, body in sites.items()}
 
 
-def myo_fullbody(fingers: bool = False) -> Embodiment:
+def published() -> mujoco.MjSpec:
+    """The model as published."""
+    return mujoco.MjSpec.from_file(str(musclemimic_models.get_xml_path("myofullbody")))
+
+
+def myo_fullbody(fingers: bool = False, fixes: tuple[str, ...] = ()) -> Embodiment:
     """Compile the full body.  Source: ``musclemimic-models`` (Apache-2.0; the arm carries the MoBL-ARMS terms)."""
-    spec = mujoco.MjSpec.from_file(str(musclemimic_models.get_xml_path("myofullbody")))
+    spec = published()
     sites = mimic({"pelvis": "pelvis", "upper_body": "lumbar1", "head": "head"} | ARM_SITES | LEG_SITES)
     return Embodiment(
         name="myo_fullbody",
-        model=edits.prepare(spec, sites, fingers),
+        model=edits.prepare(spec, sites, fingers, fixes),
         mimic_sites=sites,
         feet={side: tuple(f"{side[0]}_{geom}" for geom in SOLE_GEOMS) for side in ("left", "right")},
         touch_sensors=("r_foot", "r_toes", "l_foot", "l_toes"),
@@ -40,4 +45,5 @@ def myo_fullbody(fingers: bool = False) -> Embodiment:
         contact_budget=96,
         constraint_budget=768,
         fingers=fingers,
+        fixes=fixes,
     )

@@ -24,7 +24,8 @@ def mirror_name(name: str, names: set[str]) -> str:
     """Partner of a left or right element, or the name itself where the element lies on the midline.
 
     Args:
-        name: element name: ``x_r``/``x_l``, ``x``/``x_left`` (arm muscles) or ``right_x``/``left_x`` (sites).
+        name: element name: ``x_r``/``x_l``, ``x``/``x_left`` (arm muscles) ``right_x``/``left_x`` (sites)
+            or ``r_x``/``l_x`` (sensors).
         names: all names of that kind of element; the partner is one of them.
     """
     candidates = (
@@ -34,6 +35,8 @@ def mirror_name(name: str, names: set[str]) -> str:
         f"{name}_left",
         re.sub(r"^right_", "left_", name),
         re.sub(r"^left_", "right_", name),
+        re.sub(r"^r_", "l_", name),
+        re.sub(r"^l_", "r_", name),
     )
     return next((c for c in candidates if c != name and c in names), name)
 

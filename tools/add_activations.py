@@ -5,6 +5,8 @@ activations of least effort that produce its motion, so that episodes can start 
 line a clip states its length, the mean activation, the mean joint residual, for a free root the mean force and moment
 that neither muscles nor floor supply, and the time taken per frame. Clips that have activations are left alone unless
 ``force=true``. Exits with 1 when a clip could not be solved.
+
+Example: python tools/add_activations.py clips force=true
 """
 
 from __future__ import annotations
@@ -54,6 +56,9 @@ def add_activations(path: Path, force: bool) -> str:
 
 def main(arguments: list[str]) -> int:
     """Solve all clips named on the command line; returns the exit code."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
     paths = [a for a in arguments if "=" not in a]
     settings = [a for a in arguments if "=" in a]
     unknown = [s for s in settings if s not in ("force=true", "force=false")]

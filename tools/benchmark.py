@@ -26,52 +26,69 @@ import numpy as np
 import torch
 from lightning.pytorch.callbacks import LambdaCallback
 from mujoco.batch import Batch
+from torch import Tensor
 
 from mm_torch import build
 from mm_torch.command import run_command
 from mm_torch.config.load import load_recipe
 from mm_torch.config.options import read_options
 from mm_torch.config.schema import Recipe
-from mm_torch.motion.bank import ReferenceBank
 from mm_torch.ppo.module import PpoModule
 from mm_torch.ppo.policy import RolloutPolicy
 from mm_torch.ppo.rollout import RolloutLoader
+from mm_torch.sim.native import NativePhysics
 from mm_torch.sim.threads import apply, budget_threads
 from mm_torch.task.env import MimicEnv
 from mm_torch.training import make_trainer
+from sim_models.embodiment import Embodiment
 
 RECIPES = {"myo_fullbody": "fullbody_generalist", "myo_bimanual": "bimanual_demo", "toy_arm": "toy_arm"}
-EPISODE = 20  # control steps after which the raw case returns to reference states, as an environment would
+
+
+class TapedPhysics(NativePhysics):
+    """Native physics that writes down what the environment does to it: excitations and resets, in order."""
+
+    def __init__(self, body: Embodiment, num_envs: int, threads: int) -> None:
+        super().__init__(body, num_envs, threads)
+        self.tape: list[tuple[np.ndarray, ...]] = []
+
+    def step(self, excitation: Tensor) -> None:
+        """See ``Physics.step``."""
+        self.tape.append((excitation.numpy().copy(),))
+        super().step(excitation)
+
+    def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor, act: Tensor) -> None:
+        """See ``Physics.reset``."""
+        self.tape.append(tuple(x.numpy().copy() for x in (mask, qpos, qvel, act)))
+        super().reset(mask, qpos, qvel, act)
 
 
 class RawCase:
-    """``mujoco.batch`` alone: random excitations from reference states, nothing read back."""
+    """``mujoco.batch`` alone through the environment's own states and excitations; only the stepping is timed."""
 
-    def __init__(self, env: MimicEnv, bank: ReferenceBank, threads: int) -> None:
-        body = env.physics.body
-        self.batch = Batch(body.model, env.physics.num_envs, nthread=threads)
+    def __init__(self, body: Embodiment, num_envs: int, threads: int) -> None:
+        self.batch = Batch(body.model, num_envs, nthread=threads, persistent=True)
         self.views = {name: self.batch.bind(name) for name in ("qpos", "qvel", "act", "ctrl")}
-        self.bank, self.substeps, self.rng = bank, body.substeps, np.random.default_rng(0)
+        self.substeps = body.substeps
 
-    def seconds(self, steps: int) -> float:
-        """Time of some control steps of all worlds; returns to reference states are not counted."""
+    def seconds(self, tape: list[tuple[np.ndarray, ...]]) -> float:
+        """Time of the tape's control steps of all worlds."""
         total = 0.0
-        for step in range(steps):
-            if step % EPISODE == 0:
-                self._reset()
-            self.views["ctrl"][:] = np.clip(0.5 + 0.15 * self.rng.standard_normal(self.views["ctrl"].shape), 0, 1)
+        for entry in tape:
+            if len(entry) > 1:
+                self._reset(*entry)
+                continue
+            self.views["ctrl"][:] = entry[0]
             start = time.perf_counter()
             self.batch.step(nstep=self.substeps)
             total += time.perf_counter() - start
         return total
 
-    def _reset(self) -> None:
-        rows = self.rng.integers(len(self.bank.frames.qpos), size=len(self.views["qpos"]))
-        self.batch.reset(stage=mujoco.mjtStage.mjSTAGE_NONE)
-        self.views["qpos"][:] = self.bank.frames.qpos.numpy()[rows]
-        self.views["qvel"][:] = self.bank.frames.qvel.numpy()[rows]
-        if self.bank.act is not None:
-            self.views["act"][:] = self.bank.act.numpy()[rows]
+    def _reset(self, mask: np.ndarray, *state: np.ndarray) -> None:
+        ids = np.flatnonzero(mask)
+        self.batch.reset(ids, stage=mujoco.mjtStage.mjSTAGE_NONE)
+        for name, value in zip(("qpos", "qvel", "act"), state, strict=True):
+            self.views[name][ids] = value[ids]
 
 
 class EnvCase:
@@ -119,15 +136,18 @@ def run(body: str, num_envs: int, rounds: int, steps: int, iterations: int) -> d
     recipe = replace(recipe, total_steps=10**9)
     embodiment = build.build_body(recipe)
     bank = build.build_bank(recipe, embodiment, torch.device("cpu"))
-    envs = [build.build_env(recipe, build.build_physics(recipe, embodiment, num_envs, threads.physics), bank)
-            for _ in range(2)]
-    raw, env = RawCase(envs[0], bank, threads.physics), EnvCase(envs[0], recipe.net.init_std)
-    train = TrainCase(recipe, envs[1], iterations)
-    raw.seconds(5), env.seconds(5)
+    taped = TapedPhysics(embodiment, num_envs, threads.physics)
+    env = EnvCase(build.build_env(recipe, taped, bank), recipe.net.init_std)
+    raw = RawCase(embodiment, num_envs, threads.physics)
+    physics = build.build_physics(recipe, embodiment, num_envs, threads.physics)
+    train = TrainCase(recipe, build.build_env(recipe, physics, bank), iterations)
+    env.seconds(steps)
+    raw.seconds(taped.tape)  # continues from the environment's state, as the environment does
     rates: dict[str, list[float]] = {"raw": [], "env": [], "train": []}
     for _ in range(rounds):
-        rates["raw"].append(num_envs * steps / raw.seconds(steps))
+        taped.tape.clear()
         rates["env"].append(num_envs * steps / env.seconds(steps))
+        rates["raw"].append(num_envs * steps / raw.seconds(taped.tape))
         rates["train"] += [train.module.batch_control_steps / s for s in train.seconds()]
     medians = {name: statistics.median(values) for name, values in rates.items()}
     return {

@@ -9,6 +9,8 @@ square distance from the targets of both, and the ratio of the times.
 
 Keys: ``body`` (myo_fullbody), ``fps`` (100), ``frames`` (200: most frames of a capture, because the plain solver is slow).
 Needs the extra ``ik``: ``pip install -e '.[ik]'``.
+
+Example: python tools/compare_ik.py cmu/02/02_01.amc frames=100
 """
 
 from __future__ import annotations
@@ -157,6 +159,9 @@ def compare(body: Embodiment, path: Path, fps: float, most: int) -> Row:
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns the exit code."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
     settings = DEFAULTS | dict(a.split("=", 1) for a in arguments if "=" in a)
     paths = [Path(a) for a in arguments if "=" not in a]
     torch.set_num_threads(1)

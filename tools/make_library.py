@@ -3,6 +3,11 @@
 Writes one clip file per motion under ``out/<body>/``, prints one line of figures for each and exits with 1 when a clip
 is out of bounds (``tools/library/acceptance.py``). Each clip carries the activations that produce it. Existing files are
 replaced.
+
+out   directory; default: mm_torch/motion/data
+body  myo_fullbody, myo_bimanual or toy_arm; default: all
+
+Example: python tools/make_library.py body=toy_arm out=library
 """
 
 from __future__ import annotations
@@ -58,6 +63,9 @@ def compact(clip: Clip) -> Clip:
 
 def main(arguments: list[str]) -> int:
     """Write and check the clips; returns the exit code."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
     settings = {"out": str(DATA), "body": ""}
     for argument in arguments:
         key, equals, value = argument.partition("=")

@@ -2,6 +2,8 @@
 
 Draws reward, episode length, early-termination rate and relative site error over control steps from each run's metrics.csv,
 as measured (thin) and as a moving average over 20 iterations.
+
+Example: python tools/plot_run.py runs/toy runs/arms out=curves.png
 """
 
 from __future__ import annotations
@@ -57,6 +59,9 @@ def plot(runs: list[Path], out: Path) -> None:
 
 def main(arguments: list[str]) -> int:
     """Read the command line; returns the exit code."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
     runs = [Path(a) for a in arguments if "=" not in a]
     out = next((a.removeprefix("out=") for a in arguments if a.startswith("out=")), "")
     missing = [run for run in runs if not (run / "metrics.csv").is_file()]

@@ -62,6 +62,10 @@ class Records(Callback):
             trainer.logger.log_metrics(_by_group(pl_module.metrics), step=pl_module.control_steps)
         self._print(pl_module)
 
+    def skip(self, seconds: float) -> None:
+        """Leave time that was not spent on training, such as an evaluation's, out of the next iteration's figures."""
+        self._last += seconds
+
     def _write(self, row: dict[str, float]) -> None:
         if self._writer is None:
             kept = _rows_before(self.path, row["iteration"])

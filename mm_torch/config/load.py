@@ -206,6 +206,8 @@ def _validate(config: DictConfig) -> None:
     hidden, mixtures = config.net.hidden, config.net.moe.layers
     if not hidden or min(hidden) < 1:
         raise RecipeError(f"net.hidden={list(hidden)}: give at least one layer width, for example net.hidden=[256,256]")
+    if config.net.kind == "moe" and config.net.symmetric:
+        raise RecipeError("net.symmetric=true with net.kind=moe: choose one of the two")
     if config.net.kind == "moe" and not all(0 <= layer < len(hidden) for layer in mixtures):
         raise RecipeError(
             f"net.moe.layers={list(mixtures)}: net.hidden has layers 0 to {len(hidden) - 1}; name some of them"

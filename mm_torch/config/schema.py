@@ -13,6 +13,7 @@ class BodyConfig:
 
     name: str = MISSING  # a body of sim_models (python -m mm_torch.bodies lists them)
     fingers: bool = False  # let the fingers move
+    fixes: list[str] = field(default_factory=list)  # repairs of the published model (docs/model_validation.md)
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class NetConfig:
     init_std: float = 0.3
     learnable_std: bool = True
     moe: MoeConfig = field(default_factory=MoeConfig)
+    symmetric: bool = False  # mirrored observations have mirrored actions and the same value; not with moe
     observation_clip: float | None = 10.0  # bound of normalised observations, in standard deviations
 
 
@@ -129,11 +131,14 @@ class PpoConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Thresholds of the evaluation, after the paper."""
+    """Thresholds of the evaluation, after the paper, and evaluation during training."""
 
     relative_site_deviation: float | None = 0.3  # m
     root_position: float | None = 0.5  # m
     absolute_site_deviation: float | None = None  # m
+    every_steps: int = 0  # control steps of training between evaluations; 0: none during training
+    motions: str | None = None  # directory with the clips of the validation split; none: those trained on
+    video: bool = False  # film each evaluation that is the best so far
 
 
 @dataclass(frozen=True)

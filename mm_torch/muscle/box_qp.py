@@ -9,9 +9,10 @@ from torch import Tensor
 
 
 def solve_box_least_squares(
-    matrix: Tensor, target: Tensor, ridge: Tensor, *, tolerance: float = 1e-8, max_iterations: int = 40
+    matrix: Tensor, target: Tensor, ridge: Tensor, centre: Tensor | None = None, *, tolerance: float = 1e-8,
+    max_iterations: int = 40,
 ) -> Tensor:
-    """Minimise ``1/2 |A x - b|^2 + 1/2 sum_i ridge_i x_i^2`` subject to ``0 <= x <= 1``, for a batch of problems.
+    """Minimise ``1/2 |A x - b|^2 + 1/2 sum_i ridge_i (x_i - c_i)^2`` subject to ``0 <= x <= 1``, for a batch of problems.
 
     Primal-dual interior point with Mehrotra's predictor and corrector. The start is dual feasible and primal and dual
     take steps of one length, so only complementarity remains to be driven to zero. The Newton matrix ``A'A + diag`` has
@@ -22,6 +23,7 @@ def solve_box_least_squares(
         matrix: A (B, R, n), double precision.
         target: b (B, R).
         ridge: (B, n), positive.
+        centre: c (B, n), anywhere; None: zero.
         tolerance: largest mean complementarity (objective units) accepted in any problem.
         max_iterations: cap on Newton steps; a convex problem of this kind takes 10 to 20.
 
@@ -34,29 +36,42 @@ def solve_box_least_squares(
     Source: Nocedal & Wright (2006), Numerical Optimization, ch. 16.6; the normal equations as in their eq. 16.58; the
     corrector weighted as in Colombo & Gondzio (2008), Comput. Optim. Appl. 41:277.
     """
-    point, error = _start(matrix, target, ridge)  # error: A x - b, carried along without further products
+    x, gap = approach_box_least_squares(matrix, target, ridge, centre, tolerance=tolerance, max_iterations=max_iterations)
+    if bool((gap > tolerance).any()):
+        raise ArithmeticError(
+            f"box least squares: mean complementarity {float(gap.max()):.1e} after {max_iterations} iterations, "
+            f"wanted {tolerance:.1e}; scale the rows of the problem"
+        )
+    return x
+
+
+def approach_box_least_squares(
+    matrix: Tensor, target: Tensor, ridge: Tensor, centre: Tensor | None = None, *, tolerance: float = 1e-8,
+    max_iterations: int = 40,
+) -> tuple[Tensor, Tensor]:
+    """As ``solve_box_least_squares``, without an error: x (B, n) inside the box, and its mean complementarity (B,)."""
+    centre = torch.zeros_like(ridge) if centre is None else centre
+    point, error = _start(matrix, target, ridge, centre)  # error: A x - b, carried along without further products
     identity = torch.eye(matrix.shape[1], dtype=matrix.dtype, device=matrix.device)
     scaled = torch.empty_like(matrix)  # reused: a fresh one each iteration costs more than the arithmetic
     for _ in range(max_iterations):
         gap = point.gap()
         if bool((gap <= tolerance).all()):
-            return point.x
+            break
         inverse = (ridge + point.lower / point.x + point.upper / point.slack).reciprocal()
         torch.mul(matrix, inverse[:, None, :], out=scaled)
-        system = _System(scaled, torch.linalg.cholesky(torch.baddbmm(identity, scaled, matrix.mT)), inverse, ridge)
+        factor = torch.linalg.cholesky(torch.baddbmm(identity, scaled, matrix.mT))
+        system = _System(scaled, factor, inverse, ridge, centre)
         predictor, _ = system.step(point, error, torch.zeros_like(gap), torch.zeros_like(gap))
         reach = point.longest(predictor)
-        centre = (point.moved(predictor, reach).gap() / gap).pow(3) * gap
+        goal = (point.moved(predictor, reach).gap() / gap).pow(3) * gap
         # A predictor that reaches nowhere says nothing of second order: taken in full it can make the iterates cycle.
         corrector, change = system.step(
-            point, error, centre - reach * predictor.x * predictor.lower, centre - reach * predictor.slack * predictor.upper
+            point, error, goal - reach * predictor.x * predictor.lower, goal - reach * predictor.slack * predictor.upper
         )
         length = torch.where(gap <= tolerance, 0.0, 0.995 * point.longest(corrector))  # solved problems rest
         point, error = point.moved(corrector, length), error + length * change
-    raise ArithmeticError(
-        f"box least squares: mean complementarity {float(point.gap().max()):.1e} after {max_iterations} iterations, "
-        f"wanted {tolerance:.1e}; scale the rows of the problem"
-    )
+    return point.x, point.gap()[:, 0]
 
 
 class _Point(NamedTuple):
@@ -82,20 +97,21 @@ class _Point(NamedTuple):
 
 
 class _System(NamedTuple):
-    """Newton system at a point: S = A diag^-1, the factor of G = I + S A', diag^-1 and the ridge."""
+    """Newton system at a point: S = A diag^-1, the factor of G = I + S A', diag^-1, the ridge and its centre."""
 
     scaled: Tensor
     factor: Tensor
     inverse: Tensor
     ridge: Tensor
+    centre: Tensor
 
     def step(self, point: _Point, error: Tensor, want_lower: Tensor, want_upper: Tensor) -> tuple[_Point, Tensor]:
         """Step towards ``x lower = want_lower`` and ``slack upper = want_upper``, and its change of ``A x - b``.
 
-        With the error e and ``h = want_lower / x - want_upper / slack - ridge x`` the Newton equation reads ``diag dx +
-        A' (e + A dx) = h``. The error after a full step is ``w = G^-1 (S h + e)``, and ``dx = diag^-1 h - S' w``.
+        With the error e and ``h = want_lower / x - want_upper / slack - ridge (x - c)`` the Newton equation reads
+        ``diag dx + A' (e + A dx) = h``. The error after a full step is ``w = G^-1 (S h + e)``, and ``dx = diag^-1 h - S' w``.
         """
-        h = want_lower / point.x - want_upper / point.slack - self.ridge * point.x
+        h = want_lower / point.x - want_upper / point.slack - self.ridge * (point.x - self.centre)
         w = torch.cholesky_solve(torch.bmm(self.scaled, h[:, :, None]) + error[:, :, None], self.factor)
         dx = h * self.inverse - torch.bmm(self.scaled.mT, w)[:, :, 0]
         step = _Point(
@@ -105,10 +121,10 @@ class _System(NamedTuple):
         return step, w[:, :, 0] - error
 
 
-def _start(matrix: Tensor, target: Tensor, ridge: Tensor) -> tuple[_Point, Tensor]:
+def _start(matrix: Tensor, target: Tensor, ridge: Tensor, centre: Tensor) -> tuple[_Point, Tensor]:
     """Middle of the box with multipliers that make it dual feasible, and the error A x - b there."""
     middle = torch.full_like(ridge, 0.5)
     error = torch.bmm(matrix, middle[:, :, None]) - target[:, :, None]
-    gradient = torch.bmm(matrix.mT, error)[:, :, 0] + ridge * middle
+    gradient = torch.bmm(matrix.mT, error)[:, :, 0] + ridge * (middle - centre)
     offset = gradient.abs().amax(dim=1, keepdim=True).clamp_min(1e-6)
     return _Point(middle, middle, gradient.clamp_min(0.0) + offset, (-gradient).clamp_min(0.0) + offset), error[:, :, 0]

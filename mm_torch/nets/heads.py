@@ -9,8 +9,10 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from mm_torch.maths.reflection import Reflection
 from mm_torch.nets.mlp import Activation, PlainTower, ResidualTower
 from mm_torch.nets.moe import MixtureOptions, MixtureReport, MixtureTower, mixture_report
+from mm_torch.nets.symmetry import SymmetricTower
 
 TowerKind = Literal["plain", "residual", "moe"]
 
@@ -107,6 +109,7 @@ class ActorCritic(nn.Module):
         layer_norm: Whether layer norms follow the hidden layers.
         gate_init: Initial gate of residual blocks, before the sigmoid.
         mixture: Mixture settings, for kind "moe" only.
+        symmetry: Mirror images of observation and action; both towers become symmetric. None: they are free.
 
     Source: MuscleMimic ``ActorCritic`` and ``SoftMoEActorCritic``. Here the mixture honours ``critic_hidden``.
     """
@@ -125,13 +128,19 @@ class ActorCritic(nn.Module):
         layer_norm: bool = True,
         gate_init: float = -2.0,
         mixture: MixtureOptions | None = None,
+        symmetry: tuple[Reflection, Reflection] | None = None,
     ) -> None:
         super().__init__()
+        if symmetry is not None and mixture is not None:
+            raise ValueError("symmetry with a mixture of experts: choose one of the two")
         if init_std <= 0.0:
             raise ValueError(f"init_std is {init_std}; give a positive standard deviation")
         style = {"activation": activation, "layer_norm": layer_norm, "gate_init": gate_init, "mixture": mixture}
         self.actor = build_tower(kind, obs_dim, hidden, act_dim, **style)
         self.critic = build_tower(kind, obs_dim, hidden if critic_hidden is None else critic_hidden, 1, **style)
+        if symmetry is not None:
+            seen, done = symmetry
+            self.actor, self.critic = SymmetricTower(self.actor, seen, done), SymmetricTower(self.critic, seen, None)
         self.log_std = nn.Parameter(torch.full((act_dim,), math.log(init_std)), requires_grad=learnable_std)
         self.balance_weight = 0.0 if mixture is None else mixture.balance_weight
 

@@ -42,7 +42,8 @@ class PpoModule(lightning.LightningModule):
         self.recipe, self.config = recipe, recipe.ppo
         self.env = env
         kind = UpstreamAgent if self.config.upstream else Agent
-        self.agent = kind(env.layout[-1].end, env.action_spec.shape[-1], recipe.net)
+        layout = [(s.name, s.start, s.end) for s in env.layout]
+        self.agent = kind.of(recipe, env.physics.body, layout, env.action_spec.shape[-1])
         self.reward_normaliser = RewardNormaliser(
             recipe.num_envs, self.config.gamma, upstream=self.config.upstream
         )
@@ -105,7 +106,7 @@ class PpoModule(lightning.LightningModule):
                 clips.append(guarded_step(optimiser, self.config.max_grad_norm))  # type: ignore[arg-type]
                 losses.append(loss)
         if not self.config.upstream:
-            self.agent.normaliser.update(observation)
+            self.agent.take_in(observation)
         self._adapt()
         self.iteration += 1
         self.metrics = self._figures(losses, clips, samples, rate)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Self
+
 import torch
 from tensordict import TensorDictBase
 from tensordict.nn import TensorDictModuleBase
 from torch import Tensor, nn
 
-from mm_torch.config.schema import NetConfig
+from mm_torch.config.schema import NetConfig, Recipe
+from mm_torch.maths.reflection import Reflection
 from mm_torch.nets.heads import ActorCritic, Evaluation, log_prob
 from mm_torch.nets.moe import MixtureOptions
 from mm_torch.nets.normaliser import ObservationNormaliser
+from mm_torch.nets.symmetry import SymmetricTower
+from mm_torch.task.mirror import mirror_action, mirror_observation
+from sim_models.embodiment import Embodiment
 
 
 class Agent(nn.Module):
@@ -20,9 +27,13 @@ class Agent(nn.Module):
         observation_size: O.
         action_size: M.
         config: network settings.
+        symmetry: mirror images of observation and action, where ``config.symmetric``.
     """
 
-    def __init__(self, observation_size: int, action_size: int, config: NetConfig) -> None:
+    def __init__(
+        self, observation_size: int, action_size: int, config: NetConfig,
+        symmetry: tuple[Reflection, Reflection] | None = None,
+    ) -> None:
         super().__init__()
         moe = config.moe
         mixture = MixtureOptions(
@@ -32,7 +43,32 @@ class Agent(nn.Module):
         self.nets = ActorCritic(
             observation_size, action_size, kind=config.kind, hidden=config.hidden, init_std=config.init_std,  # type: ignore[arg-type]
             learnable_std=config.learnable_std, mixture=mixture if config.kind == "moe" else None,
+            symmetry=symmetry,
         )
+
+    @classmethod
+    def of(cls, recipe: Recipe, body: Embodiment, layout: Sequence[tuple[str, int, int]], actions: int) -> Self:
+        """Fresh networks of a recipe.
+
+        Args:
+            recipe: resolved recipe.
+            body: its body.
+            layout: name, first and last column (exclusive) of each observation term.
+            actions: A.
+
+        Raises:
+            RecipeError: the networks are to be symmetric and an observation term has no mirror image.
+        """
+        symmetry = None
+        if recipe.net.symmetric:
+            symmetry = mirror_observation(body, layout), mirror_action(body, recipe.task.action.space)
+        return cls(layout[-1][2], actions, recipe.net, symmetry)
+
+    def take_in(self, observation: Tensor) -> None:
+        """Update the normaliser's statistics with raw observations (..., O), and with their mirror images if symmetric."""
+        self.normaliser.update(observation)
+        if isinstance(self.nets.critic, SymmetricTower):
+            self.normaliser.update(self.nets.critic.mirrored(observation))
 
     def mean_action(self, observation: Tensor) -> Tensor:
         """Deterministic action (N, M) for raw observations (N, O)."""

@@ -19,7 +19,7 @@ from mm_torch.callbacks.checkpoint import KEY, read_checkpoint
 from mm_torch.callbacks.records import COLUMNS
 from mm_torch.command import run_command
 from mm_torch.config.load import to_recipe, to_yaml
-from mm_torch.evaluation import warn_of_leakage
+from mm_torch.evaluation.job import warn_of_leakage
 from mm_torch.train import main, recipe_from
 from mm_torch.training import train
 

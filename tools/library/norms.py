@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tools.analysis.norm_tables import GAITS, table
 from tools.library.curves import Periodic
 
 HARMONICS = 12
@@ -16,8 +15,9 @@ HARMONICS = 12
 
 @cache
 def norms() -> dict[str, Any]:
-    """The tables of ``norms.json``: angles in degrees over one cycle, with source, DOI and licence."""
-    return json.loads(Path(__file__).with_name("norms.json").read_text(encoding="utf-8"))
+    """By gait: source, DOI, licence and mean angles in degrees over one cycle; and the spatiotemporal figures."""
+    rows = {gait: next(row for row in table("angles") if row["gait"] == gait) for gait in GAITS}
+    return {gait: row | row["mean"] for gait, row in rows.items()} | {"spatiotemporal": table("spatiotemporal")}
 
 
 def curve(gait: str, name: str, harmonics: int = HARMONICS) -> Periodic:

@@ -1,0 +1,1 @@
+"""Judging a policy: clips tracked from their first frame, compared, perturbed, recorded."""

@@ -1,0 +1,1 @@
+"""A trained policy for use elsewhere: modules, formats, bundle."""

@@ -1,0 +1,48 @@
+"""Native physics that steps some of its worlds: the evaluation's, whose clips end at different times."""
+
+from __future__ import annotations
+
+import mujoco
+import numpy as np
+import torch
+from mujoco.batch import SimulationError
+from torch import Tensor
+
+from mm_torch.sim.native import NativePhysics
+from sim_models.embodiment import Embodiment
+
+
+class SelectivePhysics(NativePhysics):
+    """``NativePhysics`` whose ``step`` leaves the worlds that ``running`` does not mark as they are, at no cost.
+
+    Its tensors always have all rows, so that whatever is computed from them is computed in the same way however many
+    worlds run: what a world does depends neither on its row nor on the others.
+
+    ========= ============================================ =========
+    running   worlds that ``step`` advances; the caller's  (N,) bool
+    ========= ============================================ =========
+
+    Args:
+        body: embodiment.
+        num_envs: number of worlds.
+        threads: size of the thread pool; 0 takes all cores.
+    """
+
+    def __init__(self, body: Embodiment, num_envs: int, threads: int = 0) -> None:
+        super().__init__(body, num_envs, threads)
+        self.running = torch.ones(num_envs, dtype=torch.bool)
+
+    def step(self, excitation: Tensor) -> None:
+        """See ``Physics.step``; worlds that do not run have not failed."""
+        ids, failed = np.flatnonzero(self.running.numpy()), self.state.failed
+        self._views["ctrl"][ids] = excitation.numpy()[ids]
+        failed.zero_()
+        try:
+            self._batch.step(ids, nstep=self.body.substeps, stage=mujoco.mjtStage.mjSTAGE_VEL)
+        except SimulationError as error:
+            failed[torch.as_tensor(np.asarray(error.ids), dtype=torch.long)] = True
+        self._read()
+        for field in (self.state.qpos, self.state.qvel, self.state.act):
+            failed.logical_or_(~torch.isfinite(field).all(dim=1))
+        failed.logical_and_(self.running)
+        self.errors += failed.sum()

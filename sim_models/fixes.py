@@ -1,0 +1,86 @@
+"""Optional repairs of the published models, by name; a body without any is the published one, unchanged.
+
+``docs/model_validation.md`` shows what each changes, before and after.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import mujoco
+
+PHANTOMS = tuple(f"{name}_{side}" for name in ("clavphant", "scapphant", "humphant", "humphant1") for side in "rl")
+PHANTOM_INERTIA = 1e-4  # kg m^2, the least that the models' compiler lets through and what their other 1 g frames have
+LAT1_SHIFT = -0.11  # m, see `_lat1_length`
+
+
+class FixError(ValueError):
+    """No fix has the name asked for, or it does not apply to the body."""
+
+
+@dataclass(frozen=True)
+class Fix:
+    """A repair: what it does in a sentence, the element that tells whether a model has the defect, and the edit."""
+
+    description: str
+    needs: Callable[[mujoco.MjSpec], object]
+    apply: Callable[[mujoco.MjSpec], None]
+
+
+def _phantom_inertia(spec: mujoco.MjSpec) -> None:
+    for name in (*PHANTOMS, "thorax"):
+        body = spec.body(name)
+        if body is not None and body.mass < 0.01:
+            body.inertia = [PHANTOM_INERTIA] * 3
+            body.fullinertia = [float("nan")] * 6
+
+
+def _long_thoracic(spec: mujoco.MjSpec) -> None:
+    for site in spec.sites:
+        if site.name.startswith("LTpT_T12_l_") and site.pos[2] > 0:
+            site.pos = site.pos * [1.0, 1.0, -1.0]
+
+
+def _lat1_length(spec: mujoco.MjSpec) -> None:
+    """Shift the declared length range, which shortens the tendon and keeps fibre length and force.
+
+    The published wrapping of LAT1 made its path shorter; its length range still belongs to the longer one.
+    """
+    for name in ("LAT1", "LAT1_left"):
+        muscle = spec.actuator(name)
+        muscle.lengthrange = muscle.lengthrange + LAT1_SHIFT
+
+
+FIXES: dict[str, Fix] = {
+    "phantom_inertia": Fix(
+        "1 g frames of the shoulder (and of the thorax) get the inertia of a small body in place of up to 1 kg m^2",
+        lambda spec: spec.body("clavphant_r"), _phantom_inertia),
+    "long_thoracic_left": Fix(
+        "the path of LTpT_T12_l is mirrored to the left side; published, it lies on the right",
+        lambda spec: spec.actuator("LTpT_T12_l"), _long_thoracic),
+    "lat1_length": Fix(
+        f"LAT1 and LAT1_left get a length range shifted by {1e3 * LAT1_SHIFT:.0f} mm, in which they produce force",
+        lambda spec: spec.actuator("LAT1"), _lat1_length),
+}
+
+
+def apply_fixes(spec: mujoco.MjSpec, names: Sequence[str]) -> None:
+    """Apply fixes to a published model, in place.
+
+    Args:
+        spec: published model.
+        names: keys of ``FIXES``.
+
+    Raises:
+        FixError: a name is unknown, or the model lacks what the fix repairs.
+    """
+    for name in names:
+        if name not in FIXES:
+            near = get_close_matches(name, FIXES, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise FixError(f"unknown fix {name!r}: choose of {', '.join(FIXES)}{hint}")
+        if FIXES[name].needs(spec) is None:
+            raise FixError(f"fix {name!r} does not apply to {spec.modelname!r}, which lacks the part it repairs")
+        FIXES[name].apply(spec)

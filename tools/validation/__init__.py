@@ -1,0 +1,1 @@
+"""Checks of a musculoskeletal model against physics, its own mirror image and published anthropometry."""

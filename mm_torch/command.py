@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -10,11 +12,20 @@ from mm_torch.callbacks.checkpoint import CheckpointError
 from mm_torch.config.load import RecipeError
 from mm_torch.motion.clip import MotionError
 from mm_torch.policy.modules import PolicyFileError
+from mm_torch.ppo.optim import GradientError
 from mm_torch.sim.physics import PhysicsError
 from mm_torch.video import VideoError
 from sim_models.registry import BodyError
 
-EXPECTED = (RecipeError, BodyError, MotionError, CheckpointError, PhysicsError, PolicyFileError, VideoError)
+EXPECTED = (
+    RecipeError, BodyError, MotionError, CheckpointError, GradientError, PhysicsError, PolicyFileError, VideoError,
+)
+# What a disk that is full, read-only or closed to us answers, and what helps
+DISK = {
+    errno.ENOSPC: "make room", errno.EDQUOT: "make room in your quota", errno.EFBIG: "raise the limit on file sizes",
+    errno.EROFS: "choose a directory that can be written", errno.EACCES: "choose a directory that can be written",
+    errno.EPERM: "choose a directory that can be written",
+}
 
 
 def run_command(main: Callable[[list[str]], None], arguments: list[str], description: str | None) -> None:
@@ -33,4 +44,12 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str], descrip
         main(arguments)
     except EXPECTED as error:
         print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
+    except OSError as error:
+        if error.errno not in DISK:
+            raise
+        print(
+            f"error: {error.filename or 'writing'}: {os.strerror(error.errno)}; {DISK[error.errno]} (an interrupted "
+            "training goes on with resume=RUN_DIR)", file=sys.stderr,
+        )
         raise SystemExit(2) from None

@@ -10,7 +10,8 @@ profile       cuda or cpu; default: cuda where a GPU is found
 resume        run directory or checkpoint to continue, bit for bit on the CPU (no recipe= needed)
 init_from     checkpoint to fine-tune, with recipe=fullbody_finetune motions=DIR ppo.reset_std=0.2
 compat        upstream reproduces MuscleMimic 0.1.0
-Every other key, with its meaning and default: mm_torch/config/schema.py. Ctrl-C finishes the iteration and saves.
+Every other key, with its meaning and default: mm_torch/config/schema.py. Ctrl-C, SIGTERM and SIGUSR1 finish the
+iteration and save; exit codes and what else can go wrong: docs/faults.md.
 
 Example: python -m mm_torch.train recipe=toy_arm run_dir=runs/toy max_minutes=1
 """
@@ -22,7 +23,8 @@ import sys
 import torch
 from omegaconf import OmegaConf
 
-from mm_torch.callbacks.checkpoint import KEY, read_checkpoint
+from mm_torch.callbacks.checkpoint import KEY, open_checkpoint, read_checkpoint
+from mm_torch.callbacks.stopping import signals_of_a_verb
 from mm_torch.command import run_command
 from mm_torch.config.load import load_recipe, parse_overrides, to_recipe
 from mm_torch.config.schema import Recipe
@@ -35,7 +37,8 @@ def recipe_from(arguments: list[str]) -> Recipe:
     """Resolve the command line; a resumed run starts from its stored recipe, a fine-tune keeps the network and task."""
     overrides = parse_overrides(arguments)
     if overrides.get("resume"):
-        stored = read_checkpoint(str(overrides.resume))[KEY]["recipe"]
+        path, checkpoint = open_checkpoint(str(overrides.resume))
+        stored, overrides.resume = checkpoint[KEY]["recipe"], str(path)
         keep = OmegaConf.create(stored | {"resume": None, "init_from": None, "run_dir": None, "max_minutes": None})
         return to_recipe(OmegaConf.merge(OmegaConf.structured(Recipe), keep, overrides))
     learned = None
@@ -47,7 +50,8 @@ def recipe_from(arguments: list[str]) -> Recipe:
 
 def main(arguments: list[str]) -> None:
     """Entry point."""
-    train(recipe_from(arguments))
+    with signals_of_a_verb():
+        train(recipe_from(arguments))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,18 @@
-"""Checkpoints: one Lightning file with everything that resuming needs, written atomically."""
+"""Checkpoints: one Lightning file with everything that resuming needs, written atomically, with a predecessor."""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import os
 import pickle
 import platform
+import struct
 import time
 import zipfile
+import zlib
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,6 +20,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mm_torch.callbacks.records import Records
 from mm_torch.config.load import to_plain
@@ -26,6 +32,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 KEY = "mm_torch"
+LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
 PACKAGES = ("torch", "mujoco", "mujoco-warp", "torchrl", "tensordict", "lightning", "musclemimic-models")
 
 
@@ -34,8 +41,9 @@ class CheckpointError(ValueError):
 
 
 class Checkpoints(Callback):
-    """Write ``last.ckpt`` every few minutes and at the end, ``best.ckpt`` when the episodes have become better.
+    """Write ``last.ckpt`` at the start, every few minutes and at the end, ``best.ckpt`` when episodes have become better.
 
+    The ``last.ckpt`` before becomes ``previous.ckpt``, from which a run goes on whose ``last.ckpt`` got damaged.
     Better means: a higher mean reward times mean episode length over an iteration, smoothed over ten iterations.
 
     Args:
@@ -50,6 +58,16 @@ class Checkpoints(Callback):
         self.best: float | None = None
         self.score: float | None = None
         self._written = time.perf_counter()
+        self._iteration: int | None = None  # that last.ckpt holds
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """See Lightning."""
+        trainer.strategy.checkpoint_io = DirectIO()
+
+    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Make a new run resumable from its first moment."""
+        if not any(isinstance(callback, ResumeOptimiser) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            self._save(trainer)
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -59,21 +77,24 @@ class Checkpoints(Callback):
         figures = pl_module.metrics
         now = figures["reward"] * figures.get("episode_length", 0.0)
         self.score = now if self.score is None else 0.9 * self.score + 0.1 * now
-        if time.perf_counter() - self._written >= 60 * self.minutes:
+        if trainer.should_stop or time.perf_counter() - self._written >= 60 * self.minutes:
             self._save(trainer)
+            self._iteration = pl_module.iteration
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """See Lightning."""
-        self._save(trainer)
+        assert isinstance(pl_module, PpoModule)
+        if self._iteration != pl_module.iteration:
+            self._save(trainer)
 
     def _save(self, trainer: lightning.Trainer) -> None:
         self._written = time.perf_counter()
         better = self.score is not None and (self.best is None or self.score > self.best)
         if better:
             self.best = self.score
-        save_atomically(trainer, self.directory / "last.ckpt")
+        save_atomically(trainer, self.directory / LAST, keep=self.directory / PREVIOUS)
         if better:
-            _copy_atomically(self.directory / "last.ckpt", self.directory / "best.ckpt")
+            _copy_atomically(self.directory / LAST, self.directory / BEST)
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -104,36 +125,116 @@ class Checkpoints(Callback):
         }
 
 
-def save_atomically(trainer: lightning.Trainer, path: Path) -> None:
-    """Save a checkpoint under a temporary name and rename it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    trainer.save_checkpoint(temporary)
-    os.replace(temporary, path)
+class DirectIO(TorchCheckpointIO):
+    """Writes where it is told and waits for the disk; Lightning's own passes through the system's temporary directory."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Path | str, storage_options: Any = None) -> None:
+        """See Lightning."""
+        buffer = io.BytesIO()
+        torch.save(checkpoint, buffer)
+        _write_durably(Path(path), buffer.getbuffer())
+
+
+def save_atomically(trainer: lightning.Trainer, path: Path, keep: Path | None = None) -> None:
+    """Save a checkpoint under a temporary name and rename it.
+
+    Args:
+        trainer: of the run.
+        path: checkpoint file.
+        keep: name that the present ``path`` gets, if it is undamaged; None to replace it.
+
+    Raises:
+        CheckpointError: the file cannot be written; what was there before stays.
+    """
+    with _replacing(path) as temporary:
+        trainer.save_checkpoint(temporary)
+        if keep is not None and _damage(path) is None:
+            os.replace(path, keep)
 
 
 def _copy_atomically(source: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}.tmp")
-    temporary.write_bytes(source.read_bytes())
-    os.replace(temporary, target)
+    with _replacing(target) as temporary:
+        _write_durably(temporary, source.read_bytes())
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary name, renamed to ``path`` at the end; an error takes it away again."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        os.replace(temporary, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise CheckpointError(
+            f"{path}: cannot be written ({error.strerror}); checkpoints written before are kept: make room or give the "
+            f"rights, then go on with resume={path.parent.parent}"
+        ) from None
+
+
+def _write_durably(path: Path, content: bytes | memoryview) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint's archive, by its check sums; None for an intact one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError) as error:
+        return (str(error).splitlines() or [type(error).__name__])[0]
+    return None if broken is None else f"wrong check sum of {broken}"
 
 
 def read_checkpoint(path: Path | str) -> dict[str, Any]:
-    """Read a checkpoint (or the last one of a run directory) without running any code in it.
+    """Read a checkpoint (or the last good one of a run directory) without running any code in it.
 
     Raises:
         CheckpointError: no such file, not a checkpoint of this project, or one that holds arbitrary objects.
     """
+    return open_checkpoint(path)[1]
+
+
+def open_checkpoint(path: Path | str) -> tuple[Path, dict[str, Any]]:
+    """Read a checkpoint; of a run directory the newest that is readable, with a warning where that is not ``last.ckpt``.
+
+    Returns:
+        File that was read, its content.
+
+    Raises:
+        CheckpointError: as for ``read_checkpoint``; of a run directory without a readable one, what ails ``last.ckpt``.
+    """
     path = Path(path)
-    if path.is_dir():
-        path = path / "checkpoints" / "last.ckpt"
+    if not path.is_dir():
+        return path, _read(path)
+    last, *others = (path / "checkpoints" / name for name in (LAST, PREVIOUS, BEST))
+    try:
+        return last, _read(last)
+    except CheckpointError as error:
+        for other in others:
+            with contextlib.suppress(CheckpointError):
+                checkpoint = _read(other)
+                log.warning("%s -- using %s of iteration %d instead", error, other.name, checkpoint[KEY]["iteration"])
+                return other, checkpoint
+        raise
+
+
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint; give a .ckpt file or a run directory")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, zipfile.BadZipFile, EOFError, OSError, RuntimeError, KeyError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); it must come from mm_torch.train") from None
+    reason = _damage(path)
+    if reason is None:
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, KeyError) as error:
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+    if reason is not None:
+        raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); it must come from mm_torch.train")
     if not isinstance(checkpoint, dict) or KEY not in checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint of this project; make one with python -m mm_torch.train")
     if checkpoint[KEY]["format"] != FORMAT:
@@ -195,6 +296,8 @@ def restore_run(path: Path | str, module: PpoModule, checkpoint: dict[str, Any])
     module.load_state_dict(checkpoint["state_dict"])
     module.iteration = extra["iteration"]
     module.env.load_simulation_state(extra["simulation"])
+    if module.iteration == 0:
+        module.env.reset()  # uses up what was restored: the first rollout of any run draws its own episodes
     module.load_curriculum_state(extra["curricula"])
 
 

@@ -70,10 +70,13 @@ class Records(Callback):
         if self._writer is None:
             kept = _rows_before(self.path, row["iteration"])
             names = [*COLUMNS, *sorted(set(row) - set(COLUMNS) | {n for r in kept for n in r} - set(COLUMNS))]
-            self._file = self.path.open("w", newline="")
+            fresh = self.path.with_name(f".{self.path.name}.tmp")
+            self._file = fresh.open("w", newline="")
             self._writer = csv.DictWriter(self._file, names, restval="", extrasaction="ignore")
             self._writer.writeheader()
             self._writer.writerows(kept)
+            self._file.flush()
+            fresh.replace(self.path)  # the open file goes on under its new name
         self._writer.writerow({name: f"{value:.8g}" for name, value in row.items()})
         assert self._file is not None
         self._file.flush()

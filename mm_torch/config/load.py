@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
@@ -12,10 +14,12 @@ import yaml
 from omegaconf import DictConfig, MissingMandatoryValue, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
+from mm_torch.config.plain_yaml import LARGEST, YamlError, check_yaml
 from mm_torch.config.schema import Recipe
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
 _LAYERS = ("profiles", "compats")
+_DEEPEST = 20  # sections that a key may go through
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "profile": ("auto", "cuda", "cpu"),
@@ -49,6 +53,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "ppo.clip": (1e-6, 10),
     "ppo.reset_std": (1e-6, 100),
     "ppo.max_grad_norm": (1e-9, 1e9),
+    "ppo.max_skipped_steps": (1, 1_000_000),
     "ppo.optimiser.lr": (0, 10),
     "ppo.optimiser.min_ratio": (0, 1),
     "ppo.optimiser.warmup": (0, 1),
@@ -68,6 +73,22 @@ def recipe_names() -> list[str]:
     return sorted(p.stem for p in RECIPES.glob("*.yaml") if not p.stem.endswith("base"))
 
 
+@contextmanager
+def _foreseen() -> Iterator[None]:
+    """Errors of OmegaConf as a RecipeError."""
+    try:
+        yield
+    except MissingMandatoryValue as error:
+        raise RecipeError(f"{error.full_key}: the recipe sets no value; give {error.full_key}=VALUE") from None
+    except ConfigKeyError as error:
+        reason = _first_line(error)
+        raise RecipeError(f"unknown key {error.full_key}: {reason}; see mm_torch/config/schema.py") from None
+    except OmegaConfBaseException as error:
+        where = error.full_key or "a section takes key.sub=value, see mm_torch/config/schema.py"
+        raise RecipeError(f"{where}: {_first_line(error)}") from None
+
+
+@_foreseen()
 def load_recipe(
     arguments: Sequence[str], *, cuda_available: bool, learned: DictConfig | None = None
 ) -> Recipe:
@@ -89,6 +110,8 @@ def load_recipe(
     if name is None:
         raise RecipeError(f"recipe=NAME is missing; choose one of {', '.join(recipe_names())}")
     layers = _base_chain(str(name))
+    for layer in layers:
+        _check_layer(layer)
     plain = [OmegaConf.masked_copy(layer, [k for k in layer if k not in (*_LAYERS, "base")]) for layer in layers]
     merged = _merge([OmegaConf.structured(Recipe), *plain, overrides])
     chosen = {"profiles": _profile(str(merged.profile), cuda_available), "compats": str(merged.compat)}
@@ -100,6 +123,7 @@ def load_recipe(
     return to_recipe(_merge([OmegaConf.structured(Recipe), *plain, *extra, overrides, fixed]))
 
 
+@_foreseen()
 def to_recipe(config: DictConfig | dict[str, Any]) -> Recipe:
     """Check a merged configuration and freeze it.
 
@@ -108,10 +132,8 @@ def to_recipe(config: DictConfig | dict[str, Any]) -> Recipe:
     """
     if not isinstance(config, DictConfig) or OmegaConf.get_type(config) is not Recipe:
         config = _merge([OmegaConf.structured(Recipe), OmegaConf.create(config)])
-    try:
-        recipe: Recipe = OmegaConf.to_object(config)  # type: ignore[assignment]
-    except MissingMandatoryValue as error:
-        raise RecipeError(f"{error.full_key}: the recipe sets no value; give {error.full_key}=VALUE") from None
+    recipe: Recipe = OmegaConf.to_object(config)  # type: ignore[assignment]
+    _check_lists(OmegaConf.to_container(config), "")
     _validate(config)
     kept = {name: term for name, term in recipe.task.reward.items() if term is not None}
     return replace(recipe, task=replace(recipe.task, reward=kept))
@@ -137,27 +159,54 @@ def parse_overrides(arguments: Iterable[str]) -> DictConfig:
     for word in words:
         if "=" not in word or word.startswith(("=", "-")):
             raise RecipeError(f"{word!r} is no key=value; write for example num_envs=64 (without dashes)")
+        key, _, value = word.partition("=")
+        if key.count(".") + key.count("[") > _DEEPEST:
+            raise RecipeError(f"{key[:40]!r}...: no setting lies so deep")
+        try:
+            check_yaml(value, f"{key}=")
+        except YamlError as error:
+            raise RecipeError(str(error)) from None
     try:
         return OmegaConf.from_dotlist(words)
-    except (OmegaConfBaseException, ValueError) as error:
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise RecipeError(f"cannot read the overrides: {_first_line(error)}") from None
 
 
 def _base_chain(name: str, above: tuple[Path, ...] = ()) -> list[DictConfig]:
     path = Path(name) if name.endswith((".yaml", ".yml")) else RECIPES / f"{name}.yaml"
-    if not path.is_file():
+    if not _is_file(path):
         near = get_close_matches(name, recipe_names(), n=1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
         raise RecipeError(f"unknown recipe {name!r}: choose one of {', '.join(recipe_names())}{hint}")
     try:
-        layer = OmegaConf.load(path)
-    except yaml.YAMLError as error:
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
+        check_yaml(text, str(path))
+        layer = OmegaConf.load(io.StringIO(text))
+    except YamlError as error:
+        raise RecipeError(str(error)) from None
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, ValueError) as error:
         raise RecipeError(f"{path}: not readable as YAML ({' '.join(str(error).split())}); correct it there") from None
     if not isinstance(layer, DictConfig):
         raise RecipeError(f"{path}: a recipe is a YAML mapping; this is none")
     if path in above:
         raise RecipeError(f"{path}: its chain of base: leads back to itself; take one of the bases out")
     return [*(_base_chain(str(layer.base), (*above, path)) if "base" in layer else []), layer]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that no file can have
+        return False
+
+
+def _check_layer(layer: DictConfig) -> None:
+    for kind in _LAYERS:
+        variants = layer.get(kind, {})
+        if not isinstance(variants, (dict, DictConfig)) or not all(isinstance(v, DictConfig) for v in variants.values()):
+            names = ", ".join(CHOICES[kind.removesuffix("s")])
+            raise RecipeError(f"{kind}: {str(variants)[:40]!r}; it takes a section for each of {names}")
 
 
 def _profile(name: str, cuda_available: bool) -> str:
@@ -167,16 +216,24 @@ def _profile(name: str, cuda_available: bool) -> str:
 def _merge(layers: list[DictConfig]) -> DictConfig:
     try:
         return OmegaConf.merge(*layers)  # type: ignore[return-value]
-    except ConfigKeyError as error:
-        reason = _first_line(error)
-        raise RecipeError(f"unknown key {error.full_key}: {reason}; see mm_torch/config/schema.py") from None
-    except OmegaConfBaseException as error:
-        where = error.full_key or "a section takes key.sub=value, see mm_torch/config/schema.py"
-        raise RecipeError(f"{where}: {_first_line(error)}") from None
+    except OmegaConfBaseException:
+        raise
+    except (TypeError, ValueError) as error:  # what OmegaConf says of a list where a section belongs
+        raise RecipeError(f"a list or a value stands where a section belongs, or the reverse ({_first_line(error)}); see "
+                          "mm_torch/config/schema.py") from None
 
 
 def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0].strip()
+
+
+def _check_lists(value: Any, key: str) -> None:
+    """Refuse sections and lists inside lists, which OmegaConf lets through whatever the list is of."""
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        _check_lists(inner, f"{key}.{name}" if key else str(name))
+    for inner in value if isinstance(value, (list, tuple)) else ():
+        if isinstance(inner, (dict, list, tuple)):
+            raise RecipeError(f"{key}: {str(inner)[:40]} stands in a list of plain values; take it out")
 
 
 def _validate(config: DictConfig) -> None:

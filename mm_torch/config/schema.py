@@ -123,6 +123,7 @@ class PpoConfig:
     value_weight: float = 0.5
     entropy_weight: float = 0.0
     max_grad_norm: float = 1.0
+    max_skipped_steps: int = 50  # optimiser steps in a row with gradients that are not finite, after which training stops
     normalise_reward: bool = True
     upstream: bool = False  # as the original: statistics move in each forward pass, truncations bootstrap from resets
     reset_std: float | None = None  # set the policy's std to this at the start (fine-tuning)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import tempfile
-import zipfile
-import zlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
 from mm_torch.motion.clip import MotionError
+from mm_torch.motion.npz import NpzError, as_names, as_number, as_numbers, as_text, read_npz
 
 SCHEMA = 1
 KINDS = ("rollout", "replay")
@@ -112,6 +111,12 @@ class Rollout:
             names = getattr(self, name)
             if len(set(names)) != len(names):
                 raise RolloutError(f"{name}: a name stands there twice; names must be unique")
+        for name in NUMBERS:
+            if not 0.0 < getattr(self, name) < float("inf"):
+                raise RolloutError(f"{name}={getattr(self, name)}: must be a positive number")
+        for name, rank in (("time", 1), ("qpos", 2), ("qvel", 2)):
+            if getattr(self, name).ndim != rank:
+                raise RolloutError(f"{name}: of shape {getattr(self, name).shape}, must be ({' '.join(SHAPES[name])})")
         sizes = {"F": len(self.time), "J": len(self.joint_names), "M": len(self.muscle_names),
                  "S": len(self.site_names), "Q": self.qpos.shape[-1], "V": self.qvel.shape[-1]}
         for name, letters in SHAPES.items():
@@ -167,21 +172,29 @@ def read_rollout(path: Path | str) -> Rollout:
     if not path.is_file():
         raise RolloutError(f"{path}: no such file; make rollouts with python -m mm_torch.evaluate rollouts=true")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            data = {name: file[name] for name in file.files}
-    except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, AttributeError):
-        raise RolloutError(f"{path}: not a readable npz; make it again with python -m mm_torch.evaluate") from None
-    if "schema" not in data:
-        raise RolloutError(f"{path}: not a rollout (no key 'schema'); python -m mm_torch.evaluate rollouts=true makes some")
-    if data["schema"].item() != SCHEMA:
-        raise RolloutError(f"{path}: rollout schema {data['schema'].item()}, this version reads {SCHEMA}")
-    missing = [f.name for f in fields(Rollout) if f.name not in data and f.name not in (*FORCES, "fingers")]
-    if missing:
-        raise RolloutError(f"{path}: no key {missing[0]!r}; make the file again with python -m mm_torch.evaluate")
-    values = {name: str(data[name]) for name in TEXT} | {name: float(data[name]) for name in NUMBERS}
-    values |= {name: tuple(map(str, data[name])) for name in NAMES}
-    values |= {name: data.get(name) for name in SHAPES}
+        data = read_npz(path)
+    except NpzError as error:
+        raise RolloutError(str(error)) from None
     try:
-        return Rollout(**values, fingers=bool(data.get("fingers", False)))
+        return _rollout(data)
+    except NpzError as error:
+        raise RolloutError(f"{path}: {error}; make it again with python -m mm_torch.evaluate") from None
     except RolloutError as error:
         raise RolloutError(f"{path}: {error}") from None
+
+
+def _rollout(data: dict[str, np.ndarray]) -> Rollout:
+    if "schema" not in data:
+        raise RolloutError("not a rollout (no key 'schema'); python -m mm_torch.evaluate rollouts=true makes some")
+    if (schema := as_number(data["schema"], "schema")) != SCHEMA:
+        raise RolloutError(f"rollout schema {schema:g}, this version reads {SCHEMA}")
+    missing = [f.name for f in fields(Rollout) if f.name not in data and f.name not in (*FORCES, "fingers")]
+    if missing:
+        raise RolloutError(f"no key {missing[0]!r}; make the file again with python -m mm_torch.evaluate")
+    return Rollout(
+        **{name: as_text(data[name], name) for name in TEXT},
+        **{name: as_number(data[name], name) for name in NUMBERS},
+        **{name: as_names(data[name], name) for name in NAMES},
+        **{name: as_numbers(data[name], name) for name in SHAPES if name in data},
+        fingers=bool(as_number(data.get("fingers", np.zeros(())), "fingers")),
+    )

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-import zipfile
-import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,12 +12,17 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from mm_torch.motion.npz import NpzError, as_names, as_number, as_numbers, as_text, read_npz
 from sim_models.embodiment import Embodiment
 from sim_models.kinematics import reference_velocity, site_motion
 from sim_models.muscles import FINGER_JOINT
 
 SCHEMA_VERSION = 1
 TRAJECTORIES = "trajectory"  # folder beside clips that holds the same motions as MuscleMimic reads them
+LARGEST = 1e6  # m or rad: no position of a motion is larger
+RATES = (0.1, 1e5)  # 1/s: slowest and fastest a motion is recorded at
+_NAMES = ("joint_names", "site_names", "muscle_names", "contact_names")
+_TABLES = ("qpos", "qvel", "site_xpos", "site_xquat", "fit_error", "act")
 _WIDTH = {int(mujoco.mjtJoint.mjJNT_FREE): 7}
 
 
@@ -145,20 +148,12 @@ def read_arrays(path: Path) -> dict[str, np.ndarray]:
     Raises:
         MotionError: no such file, truncated or no npz, or an entry that is pickled.
     """
+    if not path.is_file():
+        raise MotionError(f"{path}: no such motion file; check the path given as motions=")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {k: file[k] for k in file.files if k != "metadata"}  # upstream pickles an unused None there
-    except FileNotFoundError:
-        raise MotionError(f"{path}: no such motion file; check the path given as motions=") from None
-    except ValueError as error:
-        if "pickle" in str(error).lower():
-            raise MotionError(
-                f"{path}: holds pickled objects, which are not read because they can run code; re-save it with plain "
-                "arrays (numpy.savez) or retarget the source again"
-            ) from None
-        raise MotionError(f"{path}: not a readable npz file ({error}); write it again") from None
-    except (zipfile.BadZipFile, zlib.error, EOFError, OSError) as error:
-        raise MotionError(f"{path}: truncated or not an npz file ({error}); write or copy it again") from None
+        return read_npz(path, labels=("metadata",))  # upstream pickles an unused None there
+    except NpzError as error:
+        raise MotionError(str(error)) from None
 
 
 def load_clip(path: Path | str) -> Clip:
@@ -169,54 +164,67 @@ def load_clip(path: Path | str) -> Clip:
     """
     path = Path(path)
     arrays = read_arrays(path)
-    if "schema_version" in arrays:
-        clip = _read_own(path, arrays)
-    elif {"qpos", "joint_names", "frequency"} <= arrays.keys():
-        clip = _read_upstream(path, arrays)
-    else:
-        raise MotionError(
-            f"{path}: neither a clip of this project nor a Trajectory file (keys {', '.join(sorted(arrays)[:6])} ...); "
-            "motion capture goes through tools/retarget.py first"
-        )
+    try:
+        if "schema_version" in arrays:
+            clip = _read_own(path, arrays)
+        elif {"qpos", "joint_names", "frequency"} <= arrays.keys():
+            clip = _read_upstream(path, arrays)
+        else:
+            raise MotionError(
+                f"{path}: neither a clip of this project nor a Trajectory file (keys {', '.join(sorted(arrays)[:6])} ...); "
+                "motion capture goes through tools/retarget.py first"
+            )
+    except NpzError as error:
+        raise MotionError(f"{error}; make the clip again") from None
     _check(path, clip)
     return clip
 
 
 def _read_own(path: Path, arrays: dict[str, np.ndarray]) -> Clip:
-    version = int(arrays["schema_version"])
+    version = as_number(arrays["schema_version"], f"{path}: schema_version")
     if version != SCHEMA_VERSION:
-        raise MotionError(f"{path}: clip schema {version}, this version reads {SCHEMA_VERSION}; make the clip again")
+        raise MotionError(f"{path}: clip schema {version:g}, this version reads {SCHEMA_VERSION}; make the clip again")
+    arrays = {"contact_names": np.zeros(0, np.str_), "contact": np.zeros((0, 0), dtype=bool)} | arrays
     try:
+        names = {k: as_names(arrays[k], f"{path}: {k}") for k in _NAMES}
+        tables = {k: as_numbers(arrays[k], f"{path}: {k}") for k in (*_TABLES, "contact")}
         return Clip(
-            body=str(arrays["body"]),
-            fps=float(arrays["fps"]),
-            joint_names=tuple(arrays["joint_names"].tolist()),
-            site_names=tuple(arrays["site_names"].tolist()),
-            muscle_names=tuple(arrays["muscle_names"].tolist()),
-            contact_names=tuple(arrays.get("contact_names", np.zeros(0, np.str_)).tolist()),
-            contact=arrays.get("contact", np.zeros((0, 0), dtype=bool)),
-            provenance=json.loads(str(arrays["provenance"])),
+            body=as_text(arrays["body"], f"{path}: body"),
+            fps=as_number(arrays["fps"], f"{path}: fps"),
+            provenance=_provenance(path, as_text(arrays["provenance"], f"{path}: provenance")),
             name=path.stem,
-            **{k: arrays[k] for k in ("qpos", "qvel", "site_xpos", "site_xquat", "fit_error", "act")},
+            **names,
+            **tables,
         )
     except KeyError as error:
         raise MotionError(f"{path}: key {error} is missing; make the clip again") from None
 
 
+def _provenance(path: Path, text: str) -> dict[str, Any]:
+    try:
+        provenance = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MotionError(f"{path}: provenance is no JSON ({error}); make the clip again") from None
+    if not isinstance(provenance, dict):
+        raise MotionError(f"{path}: provenance is no JSON mapping; make the clip again")
+    return provenance
+
+
 def _read_upstream(path: Path, arrays: dict[str, np.ndarray]) -> Clip:
-    splits = arrays.get("split_points", np.array([0, len(arrays["qpos"])]))
-    if len(splits) > 2:
-        raise MotionError(f"{path}: holds {len(splits) - 1} motions in one file; save each to a file of its own")
-    sites = len(arrays.get("site_names", ()))
-    frames = len(arrays["qpos"])
+    splits = arrays.get("split_points", np.zeros(2))
+    if splits.size > 2:
+        raise MotionError(f"{path}: holds {splits.size - 1} motions in one file; save each to a file of its own")
+    qpos = as_numbers(arrays["qpos"], f"{path}: qpos")
+    site_names = as_names(arrays.get("site_names", np.zeros(0)), f"{path}: site_names")
+    frames = len(qpos) if qpos.ndim else 0
     return Clip(
         body="",  # a Trajectory names joints, not a body: the joints decide
-        fps=float(arrays["frequency"]),
-        joint_names=tuple(arrays["joint_names"].tolist()),
-        qpos=arrays["qpos"].astype(float),
-        qvel=arrays.get("qvel", np.zeros((frames, 0))),
-        site_names=tuple(arrays["site_names"].tolist()) if sites else (),
-        site_xpos=arrays.get("site_xpos", np.zeros((frames, sites, 3))),
+        fps=as_number(arrays["frequency"], f"{path}: frequency"),
+        joint_names=as_names(arrays["joint_names"], f"{path}: joint_names"),
+        qpos=qpos.astype(float),
+        qvel=as_numbers(arrays.get("qvel", np.zeros((frames, 0))), f"{path}: qvel"),
+        site_names=site_names,
+        site_xpos=as_numbers(arrays.get("site_xpos", np.zeros((frames, len(site_names), 3))), f"{path}: site_xpos"),
         site_xquat=np.zeros((0, 0, 4)),
         provenance={"format": "MuscleMimic 0.1.0 Trajectory", "file": path.name},
         name=path.stem,
@@ -224,17 +232,27 @@ def _read_upstream(path: Path, arrays: dict[str, np.ndarray]) -> Clip:
 
 
 def _check(path: Path, clip: Clip) -> None:
-    if clip.qpos.ndim != 2 or len(clip.qpos) < 2:
-        raise MotionError(f"{path}: {len(clip.qpos)} frames; a clip needs at least 2: remove the file or make it again")
+    frames = len(clip.qpos) if clip.qpos.ndim == 2 else 0
+    if frames < 2:
+        raise MotionError(f"{path}: {frames} frames; a clip needs at least 2: remove the file or make it again")
     if not np.isfinite(clip.qpos).all():
         frame = int(np.flatnonzero(~np.isfinite(clip.qpos).all(axis=1))[0])
         raise MotionError(f"{path}: qpos is not finite from frame {frame} on; make the clip again")
-    if not (np.isfinite(clip.fps) and clip.fps > 0):
-        raise MotionError(f"{path}: frame rate {clip.fps}; it must be a positive number of frames per second")
-    if clip.act.size and (clip.act.shape != (len(clip.qpos), len(clip.muscle_names)) or not np.isfinite(clip.act).all()):
+    if np.abs(clip.qpos).max(initial=0.0) > LARGEST:
+        raise MotionError(f"{path}: qpos reaches {np.abs(clip.qpos).max():.3g} m or rad; make the clip again")
+    if not RATES[0] <= clip.fps <= RATES[1]:
+        raise MotionError(f"{path}: frame rate {clip.fps}; {RATES[0]:g} to {RATES[1]:g} frames per second are read")
+    if len(set(clip.joint_names)) != len(clip.joint_names):
+        raise MotionError(f"{path}: joint_names names a joint twice; make the clip again")
+    if clip.act.size and (clip.act.shape != (frames, len(clip.muscle_names)) or not np.isfinite(clip.act).all()):
         raise MotionError(f"{path}: act has shape {clip.act.shape} or is not finite; make the clip again")
-    if clip.contact.size and clip.contact.shape != (len(clip.qpos), len(clip.contact_names)):
-        raise MotionError(f"{path}: contact has shape {clip.contact.shape}, which does not fit; make the clip again")
+    sites, contacts = len(clip.site_names), len(clip.contact_names)
+    wanted = {"contact": (frames, contacts), "qvel": (frames, *clip.qvel.shape[1:2]), "site_xpos": (frames, sites, 3),
+              "site_xquat": (frames, sites, 4), "fit_error": (frames, sites)}
+    for name, shape in wanted.items():
+        value = getattr(clip, name)
+        if value.size and value.shape != shape:
+            raise MotionError(f"{path}: {name} has shape {value.shape}, which does not fit; make the clip again")
 
 
 def bind_to_body(clip: Clip, body: Embodiment) -> np.ndarray:
@@ -274,7 +292,10 @@ def bind_to_body(clip: Clip, body: Embodiment) -> np.ndarray:
             qpos[:, adr : adr + width] = clip.qpos[:, column : column + width]
         column += width
     if body.free_root:
-        qpos[:, 3:7] /= np.linalg.norm(qpos[:, 3:7], axis=1, keepdims=True)
+        length = np.linalg.norm(qpos[:, 3:7], axis=1, keepdims=True)
+        if not length.all():
+            raise MotionError(f"{clip.name}: the root's quaternion is zero at frame {int(np.argmin(length))}; make it again")
+        qpos[:, 3:7] /= length
     return body.couplings.enforce(qpos)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import lightning
+import numpy as np
 import torch
 from tensordict import TensorDict
 from torch import Tensor
@@ -14,10 +17,21 @@ from mm_torch.nets.normaliser import RewardNormaliser
 from mm_torch.ppo.advantage import Advantage, generalised_advantage
 from mm_torch.ppo.curriculum import RewardCurriculum, TerminationCurriculum
 from mm_torch.ppo.loss import PpoLoss, explained_variance, normalise_advantage, ppo_loss
-from mm_torch.ppo.optim import ClipReport, build_optimiser, guarded_step, set_learning_rate, skipped_steps
+from mm_torch.ppo.optim import (
+    ClipReport,
+    GradientError,
+    build_optimiser,
+    consecutive_skips,
+    guarded_step,
+    set_learning_rate,
+    skipped_steps,
+)
 from mm_torch.ppo.policy import Agent, UpstreamAgent
 from mm_torch.ppo.schedule import learning_rate
 from mm_torch.task.env import MimicEnv
+
+DUMPED_ROWS = 4096
+"""Rows of a minibatch that a dump holds at most."""
 
 
 class PpoModule(lightning.LightningModule):
@@ -48,6 +62,7 @@ class PpoModule(lightning.LightningModule):
             recipe.num_envs, self.config.gamma, upstream=self.config.upstream
         )
         self.iteration = 0
+        self._skipped = 0  # optimiser steps left out one after the other up to now
         self.metrics: dict[str, float] = {}
         self.batch_size = recipe.num_envs * self.config.rollout_steps
         self.batch_control_steps = self.batch_size * recipe.task.action.hold_steps
@@ -82,6 +97,9 @@ class PpoModule(lightning.LightningModule):
         Args:
             rollout: (N, T) with observation, action, log_prob and next (observation, reward, done, terminated).
             batch_idx: unused.
+
+        Raises:
+            GradientError: ``ppo.max_skipped_steps`` steps in a row had gradients that are not finite.
         """
         observation, action = rollout["observation"], rollout["action"]
         value, advantage = self._advantages(rollout)
@@ -100,7 +118,8 @@ class PpoModule(lightning.LightningModule):
         for _ in range(self.config.epochs):
             order = torch.randperm(self.batch_size, device=observation.device)
             for rows in order.view(self.config.minibatches, -1):
-                loss = self._loss({name: x[rows] for name, x in samples.items()})
+                batch = {name: x[rows] for name, x in samples.items()}
+                loss = self._loss(batch)
                 optimiser.zero_grad(set_to_none=True)
                 self.manual_backward(loss.total)
                 clips.append(guarded_step(optimiser, self.config.max_grad_norm))  # type: ignore[arg-type]
@@ -110,6 +129,7 @@ class PpoModule(lightning.LightningModule):
         self._adapt()
         self.iteration += 1
         self.metrics = self._figures(losses, clips, samples, rate)
+        self._stop_if_skipping(losses, clips, batch)
         self.env.statistics.clear()
         self.env.physics.check()
         self.env.dump_failures()
@@ -187,6 +207,41 @@ class PpoModule(lightning.LightningModule):
         }
         names, values = list(tensors), torch.stack([t.detach().double() for t in tensors.values()]).tolist()
         return self.env.statistics.read() | dict(zip(names, values, strict=True)) | {"learning_rate": rate}
+
+    def _stop_if_skipping(self, losses: list[PpoLoss], clips: list[ClipReport], batch: dict[str, Tensor]) -> None:
+        """Give up once too many steps in a row were left out."""
+        finite = torch.stack([clip.finite for clip in clips]).tolist()
+        longest, self._skipped = consecutive_skips(finite, self._skipped)
+        if longest < self.config.max_skipped_steps:
+            return
+        terms = {name: torch.stack([getattr(loss, name).detach() for loss in losses]) for name in PpoLoss._fields}
+        odd = [name for name, x in terms.items() if not bool(x.isfinite().all())]
+        path = self._dump(terms | {"norm": torch.stack([clip.norm for clip in clips])}, batch)
+        raise GradientError(
+            f"{longest} optimiser steps in a row had gradients that are not finite (ppo.max_skipped_steps="
+            f"{self.config.max_skipped_steps}, iteration {self.iteration}; loss terms not finite: {', '.join(odd) or 'none'})"
+            f"{f'; dump in {path}' if path else ''}; none of them changed a weight: go on with resume= and a smaller "
+            "ppo.optimiser.lr or other loss weights"
+        )
+
+    def _dump(self, terms: dict[str, Tensor], batch: dict[str, Tensor]) -> Path | None:
+        """Loss terms and norms of the iteration's minibatches, weights, and rows of the last minibatch as npz.
+
+        Returns:
+            The file in the run directory; None for a trainer without one.
+        """
+        if self.trainer.logger is None or self.trainer.logger.save_dir is None:
+            return None
+        folder = Path(self.trainer.logger.save_dir) / "failed_gradients"
+        folder.mkdir(parents=True, exist_ok=True)
+        path, temporary = folder / f"{self.iteration:06}.npz", folder / f".{self.iteration:06}.tmp"
+        weights = {n: x for n, x in self.agent.state_dict().items() if isinstance(x, Tensor)}
+        groups = {"loss": terms, "weights": weights, "minibatch": {n: x[:DUMPED_ROWS] for n, x in batch.items()}}
+        arrays = {f"{group}/{n}": x.detach().cpu().numpy() for group, xs in groups.items() for n, x in xs.items()}
+        with temporary.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        os.replace(temporary, path)
+        return path
 
     # -- checkpoint ---------------------------------------------------------------------------------------------------
     def curriculum_state(self) -> dict[str, dict[str, Tensor]]:

@@ -24,6 +24,10 @@ ADAMW_EPSILON = 1e-5
 NS_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
+class GradientError(RuntimeError):
+    """Gradients stay non-finite; the message names the count, the dump and the remedy."""
+
+
 class ClipReport(NamedTuple):
     """Result of clipping one set of gradients.
 
@@ -358,3 +362,20 @@ def guarded_step(optimiser: MuonAdam, max_norm: float) -> ClipReport:
 def skipped_steps(optimiser: MuonAdam) -> Tensor:
     """Steps left out so far because a gradient was not finite, () int64 on the device."""
     return optimiser.param_groups[0]["skipped"]
+
+
+def consecutive_skips(finite: Iterable[bool], running: int = 0) -> tuple[int, int]:
+    """Steps left out one after the other.
+
+    Args:
+        finite: Whether each step in turn was made.
+        running: Steps left out just before the first.
+
+    Returns:
+        Longest row of steps left out, and the row that is still running at the end.
+    """
+    longest = running
+    for made in finite:
+        running = 0 if made else running + 1
+        longest = max(longest, running)
+    return longest, running

@@ -7,7 +7,7 @@ rate: that of the CMU database is 120 Hz, and only its skeleton is read.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from tools.retargeting.skeleton import SIDES, Capture, CaptureError, assemble
 
 INCH = 0.0254
 RATE = 120.0
+LARGEST = 1e9  # of any unit and angle
 PROVENANCE = {
     "format": "ASF/AMC",
     "acknowledgement": "The data used in this project was obtained from mocap.cs.cmu.edu. "
@@ -78,14 +79,21 @@ def read_asf(path: Path, unit: float = INCH) -> tuple[dict[str, Bone], float]:
 def _bones(
     hierarchy: list[list[str]], records: dict[str, dict[str, list[str]]], unit: float
 ) -> dict[str, Bone]:
+    if not 0.0 < unit < float("inf"):
+        raise ValueError(f"length unit {unit:g} m")
     bones = {"root": Bone("", np.zeros(3), np.eye(3), ("rx", "ry", "rz"))}
     for parent, *children in hierarchy:
         for child in children if parent not in ("begin", "end") else ():
+            if parent not in bones or child in bones:
+                raise ValueError(f"the hierarchy names {child} twice or before its parent {parent}")
             values = records[child]
+            x, y, z = numbers(values["direction"][:3])
+            a, b, c = numbers(values["axis"][:3])
+            (length,) = numbers(values["length"][:1])
             bones[child] = Bone(
                 parent,
-                np.array(values["direction"][:3], float) * float(values["length"][0]) * unit,
-                euler(np.array(values["axis"][:3], float)),
+                np.array([x, y, z]) * length * unit,
+                euler(np.array([a, b, c])),
                 tuple(values.get("dof", ())),
             )
     return bones
@@ -122,7 +130,10 @@ def read_amc(path: Path, bones: dict[str, Bone]) -> tuple[np.ndarray, dict[str, 
         wanted = 6 if words[0] == "root" else len(bones[words[0]].dof) if words[0] in bones else -1
         if not frames or len(words) - 1 != wanted:
             raise CaptureError(f"{path}:{number}: {line[:40]!r} does not fit the skeleton; name another with asf=")
-        frames[-1][words[0]] = _numbers(words[1:], f"{path}:{number}")
+        try:
+            frames[-1][words[0]] = numbers(words[1:])
+        except ValueError as error:
+            raise CaptureError(f"{path}:{number}: {error}; the file is damaged, copy it again") from None
     if not frames or any("root" not in frame for frame in frames):
         raise CaptureError(f"{path}: no frames, or a frame without root; the file is truncated or no AMC")
     root = np.array([frame["root"] for frame in frames])
@@ -140,11 +151,16 @@ def read_amc(path: Path, bones: dict[str, Bone]) -> tuple[np.ndarray, dict[str, 
     return root[:, :3], angles
 
 
-def _numbers(words: Sequence[str], where: str) -> list[float]:
-    try:
-        return [float(w) for w in words]
-    except ValueError as error:
-        raise CaptureError(f"{where}: {error}; the file is damaged, copy it again") from None
+def numbers(words: Iterable[str]) -> list[float]:
+    """The numbers of a text file.
+
+    Raises:
+        ValueError: a word is no number, or one that no capture holds: not finite, or beyond ``LARGEST``.
+    """
+    values = [float(w) for w in words]
+    if wrong := [v for v in values if not abs(v) <= LARGEST]:
+        raise ValueError(f"{wrong[0]:g} is neither a length nor an angle")
+    return values
 
 
 def forward(
@@ -192,7 +208,10 @@ def load_amc(path: Path, asf: Path | None = None, fps: float = RATE, unit: float
         rest |= {f"{side}_foot": bones[s + "tibia"].offset, f"{side}_toes": bones[s + "tibia"].offset,
                  f"{side}_hand": bones[s + "hand"].offset}
     notes = {"skeleton": skeleton.name, "unit_m": unit, "up": "y", "subject_shape": "bone lengths of the skeleton"}
-    return assemble(points, spins, rest, fps, PROVENANCE | notes)
+    try:
+        return assemble(points, spins, rest, fps, PROVENANCE | notes)
+    except ValueError as error:
+        raise CaptureError(f"{path}: a bone of {skeleton.name} points the wrong way ({error}); copy the file again") from None
 
 
 def read_text(path: Path) -> str:

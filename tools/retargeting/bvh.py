@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from tools.retargeting import rotations
-from tools.retargeting.asf import read_text
+from tools.retargeting.asf import numbers, read_text
 from tools.retargeting.mapping import Rig, rig_for
 from tools.retargeting.orientation import calibrate
 from tools.retargeting.skeleton import POINTS, SIDES, Z_UP, Capture, CaptureError, assemble
@@ -19,6 +19,7 @@ from tools.retargeting.units import UNITS
 
 UPRIGHT, HANGING = 0.8, -0.8  # cosines of trunk and legs with the vertical that a standing rest pose has at least
 ALONG_AXIS = 0.95  # cosine above which left is taken for a coordinate axis
+CHANNELS = frozenset(f"{axis}{kind}" for axis in "XYZ" for kind in ("position", "rotation"))
 
 
 @dataclass
@@ -45,10 +46,12 @@ def read_bvh(path: Path) -> tuple[list[Joint], np.ndarray, float]:
         joints = _hierarchy(words[1:cut])
         header = " ".join(words[cut : cut + 8]).replace(":", " ").split()  # "Frames:" may touch its number
         frames, step = int(header[2]), float(header[5])
-        values = np.array(_after_header(words[cut:]), dtype=float)
-    except (ValueError, IndexError) as error:
+        values = np.array(numbers(_after_header(words[cut:])))
+    except (ValueError, IndexError, StopIteration) as error:
         raise CaptureError(f"{path}: the file is damaged ({error}); copy it again") from None
     channels = sum(len(j.channels) for j in joints)
+    if frames < 1 or not channels:
+        raise CaptureError(f"{path}: {frames} frames of {channels} channels are no motion; copy the file again")
     if len(values) != frames * channels:
         raise CaptureError(f"{path}: {len(values)} numbers, but {frames} frames of {channels} channels need "
                            f"{frames * channels}; the file is truncated or damaged, copy it again")
@@ -73,15 +76,25 @@ def _hierarchy(words: list[str]) -> list[Joint]:
             joints.append(Joint(f"{joints[open_joints[-1]].name} end", open_joints[-1]))
             k += 2
         elif word == "OFFSET":
-            joints[-1].offset = np.array(words[k + 1 : k + 4], dtype=float)
+            x, y, z = numbers(words[k + 1 : k + 4])
+            joints[-1].offset = np.array([x, y, z])
             k += 4
         elif word == "CHANNELS":
             count = int(words[k + 1])
             joints[-1].channels = tuple(words[k + 2 : k + 2 + count])
+            if count < 0 or not CHANNELS.issuperset(joints[-1].channels):
+                raise ValueError(f"{joints[-1].name} has the channels {' '.join(words[k + 1 : k + 8])} ...")
             k += 2 + count
-        else:  # a brace
-            open_joints = [*open_joints, len(joints) - 1] if word == "{" else open_joints[:-1]
+        elif word == "{":
+            open_joints.append(len(joints) - 1)
             k += 1
+        elif word == "}" and len(open_joints) > 1:
+            open_joints.pop()
+            k += 1
+        else:
+            raise ValueError(f"{word!r} is out of place in the hierarchy")
+    if len(open_joints) > 1:
+        raise ValueError(f"{len(open_joints) - 1} braces of the hierarchy are not closed")
     return joints
 
 
@@ -153,7 +166,12 @@ def load_bvh(
         directions = _rest_directions(rig, {name: track[0] @ basis for name, track in rest.items()})
     else:
         spins = calibrate(points, spins)
-    return replace(assemble(points, spins, directions, fps or 1.0 / step, source), lead_in=rig.drop_frames)
+    try:
+        capture = assemble(points, spins, directions, fps or 1.0 / step, source)
+    except ValueError as error:
+        raise CaptureError(f"{path}: a limb of the rest pose points the wrong way ({error}); write rest: none in the "
+                           "mapping") from None
+    return replace(capture, lead_in=rig.drop_frames)
 
 
 def _carriers(rig: Rig, joints: list[Joint]) -> dict[str, str]:

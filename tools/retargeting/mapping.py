@@ -24,6 +24,7 @@ from typing import Any
 
 import yaml
 
+from mm_torch.config.plain_yaml import LARGEST, YamlError, check_yaml
 from tools.retargeting.skeleton import POINTS, SIDES, CaptureError
 from tools.retargeting.units import metres
 
@@ -55,10 +56,15 @@ def read_rig(path: Path) -> Rig:
         CaptureError: the file is missing or no mapping; the message names the key and what it takes.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(LARGEST + 1)
+        check_yaml(text, "the file")
+        content = yaml.safe_load(text)
+    except YamlError as error:
+        raise CaptureError(f"{path}: no YAML that a mapping can be ({error}); see {SKELETONS.name}/ for examples") from None
     except OSError as error:
         raise CaptureError(f"{path}: {error.strerror}; mapping= takes a YAML file like those in {SKELETONS.name}/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError) as error:
         raise CaptureError(f"{path}: no YAML ({' '.join(str(error).split())}); see {SKELETONS.name}/ for examples") from None
     if not isinstance(content, dict) or not isinstance(content.get("joints"), dict):
         raise CaptureError(f"{path}: a mapping has the key joints with one line for each of {', '.join(NEEDED)}")
@@ -69,7 +75,11 @@ def read_rig(path: Path) -> Rig:
     values = dict(content, name=path.stem, joints={k: str(v) for k, v in content["joints"].items()})
     if "unit" in content:
         values["unit"] = metres(str(content["unit"]))
-    values["recognise"] = tuple(content.get("recognise", ()))
+    recognise = content.get("recognise", [])
+    if not isinstance(recognise, list) or not all(isinstance(name, str) for name in recognise):
+        raise CaptureError(f"{path}: recognise: {recognise!r}; a list of joints is needed")
+    values["recognise"] = tuple(recognise)
+    values["acknowledgement"] = str(content.get("acknowledgement", ""))
     _one_of(path, values, "up", UP_AXES)
     _one_of(path, values, "rest", RESTS)
     _one_of(path, values, "tilted_feet", (False, True))

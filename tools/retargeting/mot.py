@@ -98,6 +98,8 @@ def load_mot(path: Path, fps_in: float | None = None, units: str | None = None) 
     fps = fps_in or _rate(path, time)
     angles = {k: np.unwrap(np.radians(v) if degrees else v) for k, v in columns.items() if k not in PELVIS[3:]}
     joints, used = _joints(path, angles)
+    if not joints:
+        raise CaptureError(f"{path}: no joint angle with its side or of the trunk among its columns, e.g. hip_flexion_r")
     _check_degrees(path, joints)
     knees = [name for name in ("knee_angle_r", "knee_angle_l") if name in joints]
     bent = np.array([joints[name] for name in knees])

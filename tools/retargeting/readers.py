@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from mm_torch.motion.clip import RATES
+from mm_torch.motion.npz import npz_keys
 from tools.retargeting.asf import INCH, RATE, load_amc, skeleton_of
 from tools.retargeting.bvh import load_bvh
 from tools.retargeting.lead_in import without_lead_in
@@ -95,6 +96,8 @@ def read_capture(path: Path, options: Options) -> Motion:
     """
     motion = READERS[_source(path, options)](path, options)
     motion.check(str(path))
+    if not RATES[0] <= motion.fps <= RATES[1]:
+        raise CaptureError(f"{path}: frame rate {motion.fps:g} is none that motions are recorded at; give fps_in=")
     if isinstance(motion, JointMotion):
         return _cut(motion, str(path), options.lead_in or 0)
     motion = without_lead_in(motion, str(path), options.lead_in)
@@ -108,16 +111,7 @@ def _source(path: Path, options: Options) -> str:
     source = SUFFIXES.get(path.suffix.lower())
     if source is None:
         raise CaptureError(f"{path}: no reader for suffix {path.suffix!r}; name one with source={'|'.join(READERS)}")
-    return "trajectory" if source == "amass" and _holds(path, "qpos") else source
-
-
-def _holds(path: Path, key: str) -> bool:
-    """Whether an npz has an entry; not where it cannot be opened, which the reader reports."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return f"{key}.npy" in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
-        return False
+    return "trajectory" if source == "amass" and "qpos" in npz_keys(path) else source
 
 
 def _cut(motion: JointMotion, name: str, frames: int) -> JointMotion:

@@ -8,14 +8,12 @@ Source: AMASS (Mahmood et al. 2019), SMPL-H (Romero et al. 2017); ``G_j = G_pare
 
 from __future__ import annotations
 
-import zipfile
-import zlib
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mm_torch.motion.npz import NpzError, as_number, as_numbers, read_npz
 from tools.retargeting.body_model import BODY_PARENTS, forward, load_body_model
 from tools.retargeting.skeleton import LIMB_POINTS, SIDES, Z_UP, Capture, CaptureError, assemble
 
@@ -24,6 +22,8 @@ BODY_JOINTS = (
     "spine3", "left_foot", "right_foot", "neck", "left_collar", "right_collar", "head", "left_shoulder",
     "right_shoulder", "left_elbow", "right_elbow", "left_wrist", "right_wrist",
 )  # fmt: skip
+TABLES = ("poses", "root_orient", "pose_body", "trans", "betas")
+LABELS = ("gender", "surface_model_type")
 RATE_KEYS = ("mocap_framerate", "mocap_frame_rate")
 UP_AXES = ("auto", "y", "z")
 FAMILIES = {156: "SMPL+H", 165: "SMPL-X"}  # by columns of poses
@@ -89,8 +89,8 @@ def read_poses(path: Path, fps_in: float | None = None) -> PoseFile:
     if fps_in is None and spelling is None:
         raise CaptureError(f"{path}: no frame rate ({' or '.join(RATE_KEYS)}); give it with fps_in=")
     try:
-        fps = fps_in or float(arrays[spelling])
-    except (TypeError, ValueError):
+        fps = fps_in or as_number(arrays[spelling], spelling)
+    except NpzError:
         raise CaptureError(f"{path}: {spelling} is {arrays[spelling]!r}, no number; give the rate with fps_in=") from None
     betas = np.asarray(arrays.get("betas", np.zeros(0)), dtype=float).reshape(-1)
     amass = spelling is not None and {"gender", "betas"} <= arrays.keys()
@@ -100,7 +100,9 @@ def read_poses(path: Path, fps_in: float | None = None) -> PoseFile:
 
 def _text(arrays: dict[str, np.ndarray], key: str) -> str:
     """Lower-case text of an entry, which files store as text or bytes, with or without a dimension."""
-    value = np.asarray(arrays.get(key, "unknown")).reshape(-1)[0]
+    if key not in arrays:
+        return "unknown"
+    value = arrays[key].reshape(-1)[0]
     return (value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)).strip().lower()
 
 
@@ -207,16 +209,11 @@ def _vertical(path: Path, position: np.ndarray, turn: np.ndarray, amass: bool) -
 
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
-    """What is needed of a file; labels are left out where they are pickled."""
-    wanted = ("poses", "root_orient", "pose_body", "trans", "betas", *RATE_KEYS)
+    """What is needed of a file; labels are left out where they are pickled, of no length or no text."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in wanted if key in file.files}
-            for key in ("gender", "surface_model_type"):
-                with suppress(ValueError, KeyError):
-                    arrays[key] = file[key]
-            return arrays
-    except (ValueError, AttributeError) as error:  # a bare array has no files
-        raise CaptureError(f"{path}: holds pickled objects or is no npz ({error}); save plain arrays") from None
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise CaptureError(f"{path}: truncated, missing or no npz file ({error}); copy it again") from None
+        arrays = read_npz(path, (*TABLES, *RATE_KEYS, *LABELS), LABELS)
+        tables = {key: as_numbers(arrays[key], f"{path}: {key}") for key in TABLES if key in arrays}
+    except NpzError as error:
+        raise CaptureError(str(error)) from None
+    labels = {key: arrays[key] for key in LABELS if key in arrays and arrays[key].size and arrays[key].dtype.kind in "SU"}
+    return tables | labels | {key: arrays[key] for key in RATE_KEYS if key in arrays}

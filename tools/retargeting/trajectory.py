@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from pathlib import Path
 
 import mujoco
 import numpy as np
 
+from mm_torch.motion.npz import NpzError, as_names, as_numbers, npz_keys, read_npz
 from tools.retargeting.skeleton import CaptureError, JointMotion
 
 KEYS = ("qpos", "joint_names", "jnt_type", "frequency", "split_points")  # never metadata, which is pickled
 NEEDED = ("qpos", "joint_names")
 FREE = int(mujoco.mjtJoint.mjJNT_FREE)
-BALL = int(mujoco.mjtJoint.mjJNT_BALL)
+SCALAR = (int(mujoco.mjtJoint.mjJNT_SLIDE), int(mujoco.mjtJoint.mjJNT_HINGE))
 
 
 def load_trajectory(path: Path, fps_in: float | None = None) -> JointMotion:
@@ -29,9 +28,13 @@ def load_trajectory(path: Path, fps_in: float | None = None) -> JointMotion:
 
     Source: MuscleMimic 0.1.0, ``loco_mujoco/trajectory/dataclasses.py`` (layout only).
     """
-    arrays = _read(path)
-    qpos = np.asarray(arrays["qpos"], dtype=float)
-    names = tuple(str(name) for name in arrays["joint_names"].reshape(-1))
+    try:
+        arrays = _read(path)
+    except NpzError as error:
+        raise CaptureError(str(error)) from None
+    qpos, names = arrays["qpos"].astype(float), tuple(arrays["joint_names"].tolist())
+    if len(set(names)) != len(names):
+        raise CaptureError(f"{path}: joint_names names a joint twice; the file is damaged")
     if qpos.ndim != 2:
         raise CaptureError(f"{path}: qpos {qpos.shape} is no table of frames; (F, Q) is needed")
     splits = arrays.get("split_points", np.array([0, len(qpos)])).reshape(-1)
@@ -57,7 +60,8 @@ def _types(path: Path, arrays: dict[str, np.ndarray], names: tuple[str, ...], co
     first = FREE if columns == len(names) + 6 else hinge
     types = arrays.get("jnt_type", np.array([first, *[hinge] * (len(names) - 1)])[: len(names)]).reshape(-1)
     wanted = int(np.where(types == FREE, 7, 1).sum())
-    if len(types) != len(names) or wanted != columns or (types == FREE).sum() > 1 or (types == BALL).any():
+    known = np.isin(types, (FREE, *SCALAR)).all() and (types == FREE).sum() <= 1
+    if len(types) != len(names) or wanted != columns or not known:
         raise CaptureError(f"{path}: {columns} columns of qpos do not fit {len(names)} joint names and {len(types)} types; "
                            "one free joint and scalar joints are supported")
     return types
@@ -73,18 +77,10 @@ def _root(path: Path, root: np.ndarray) -> np.ndarray:
 
 
 def _read(path: Path) -> dict[str, np.ndarray]:
-    try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise CaptureError(f"{path}: a single array, no npz file with {' and '.join(NEEDED)}")
-        with file:
-            if missing := [key for key in NEEDED if key not in file.files]:
-                raise CaptureError(f"{path}: {missing[0]} is missing; not a Trajectory file (it holds "
-                                   f"{', '.join(file.files[:6])}): drop source=trajectory for other npz files")
-            return {key: file[key] for key in KEYS if key in file.files}
-    except CaptureError:
-        raise
-    except ValueError as error:
-        raise CaptureError(f"{path}: holds pickled objects or is no npz ({error}); save plain arrays") from None
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise CaptureError(f"{path}: truncated, missing or no npz file ({error}); copy it again") from None
+    arrays = read_npz(path, KEYS)
+    if missing := [key for key in NEEDED if key not in arrays]:
+        raise CaptureError(f"{path}: {missing[0]} is missing; not a Trajectory file (it holds "
+                           f"{', '.join(sorted(npz_keys(path))[:6])}): drop source=trajectory for other npz files")
+    names = as_names(arrays.pop("joint_names").reshape(-1), f"{path}: joint_names")
+    arrays = {key: as_numbers(value, f"{path}: {key}") for key, value in arrays.items()}
+    return arrays | {"joint_names": np.array(names, dtype=np.str_)}

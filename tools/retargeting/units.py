@@ -43,7 +43,8 @@ def check_size(capture: Capture, name: str, told: bool) -> None:
     if not told and not LEG[0] <= leg <= LEG[1]:
         fitting = [u for u, scale in UNITS.items() if LEG[0] <= leg / unit * scale <= LEG[1] and scale != unit]
         remedy = (
-            f"the lengths look like {' or '.join(fitting)}: give units={fitting[0]}" if fitting
+            "the file is damaged" if not leg > 0.0
+            else f"the lengths look like {' or '.join(fitting)}: give units={fitting[0]}" if fitting
             else f"give the metres of one unit, about units={0.85 / (leg / unit):.3g}"
         )
         raise CaptureError(f"{name}: read with {unit:g} m a unit, a leg (thigh and shin) is {leg:.3g} m long; {remedy} "

@@ -47,7 +47,8 @@ def from_rotation_vector(v: Tensor) -> Tensor:
 
 def angle_between(a: Tensor, b: Tensor) -> Tensor:
     """Angle (...,) rad in [0, pi] of the rotation between two orientations."""
-    return to_rotation_vector(multiply(conjugate(a), b)).norm(dim=-1)
+    r = multiply(conjugate(a), b)
+    return 2.0 * torch.atan2(r[..., 1:].norm(dim=-1), r[..., 0].abs())
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
@@ -92,5 +93,4 @@ def heading(q: Tensor) -> Tensor:
 
 def yaw(q: Tensor) -> Tensor:
     """Heading angle (...,) rad in (-pi, pi]."""
-    h = heading(q)
-    return torch.remainder(2.0 * torch.atan2(h[..., 3], h[..., 0]) + torch.pi, 2 * torch.pi) - torch.pi
+    return torch.remainder(2.0 * torch.atan2(q[..., 3], q[..., 0]) + torch.pi, 2 * torch.pi) - torch.pi

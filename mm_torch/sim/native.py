@@ -51,7 +51,7 @@ class NativePhysics:
         self._read()
         state = self.state
         for field in (state.qpos, state.qvel, state.act):
-            state.failed.logical_or_(~torch.isfinite(field).all(dim=1))
+            state.failed.logical_or_(~torch.isfinite(field.sum(dim=1)))
         self.errors += state.failed.sum()
 
     def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor, act: Tensor) -> None:

@@ -43,6 +43,6 @@ class SelectivePhysics(NativePhysics):
             failed[torch.as_tensor(np.asarray(error.ids), dtype=torch.long)] = True
         self._read()
         for field in (self.state.qpos, self.state.qvel, self.state.act):
-            failed.logical_or_(~torch.isfinite(field).all(dim=1))
+            failed.logical_or_(~torch.isfinite(field.sum(dim=1)))
         failed.logical_and_(self.running)
         self.errors += failed.sum()

@@ -161,6 +161,11 @@ class StepContext:
         return simulated - (self.ref_site_xpos[:, 1:] - self.ref_site_xpos[:, :1])
 
     @cached_property
+    def relative_site_distance(self) -> Tensor:
+        """(N,) m: mean length of ``site_offset_error``."""
+        return self.site_offset_error.norm(dim=-1).mean(dim=-1)
+
+    @cached_property
     def site_error(self) -> Tensor:
         """(N, S, 3) m: world site position, simulated minus reference."""
         return self.state.site_xpos - self.ref_site_xpos

@@ -14,7 +14,7 @@ Kernel = Callable[[StepContext], Tensor]
 
 def relative_site_deviation(c: StepContext) -> Tensor:
     """Mean distance of the sites from the reference, each relative to the main site, world axes, m."""
-    return c.site_offset_error.norm(dim=-1).mean(dim=-1)
+    return c.relative_site_distance
 
 
 def absolute_site_deviation(c: StepContext) -> Tensor:

@@ -43,15 +43,23 @@ class NativePhysics:
     def step(self, excitation: Tensor) -> None:
         """See ``Physics.step``."""
         self._views["ctrl"][:] = excitation.numpy()
-        self.state.failed.zero_()
-        try:
-            self._batch.step(nstep=self.body.substeps, stage=mujoco.mjtStage.mjSTAGE_VEL)
-        except SimulationError as error:
-            self.state.failed[torch.as_tensor(np.asarray(error.ids), dtype=torch.long)] = True
-        self._read()
+        self._advance()
+
+    def _advance(self, running: Tensor | None = None) -> None:
+        """One control step with the controls as they stand, of the marked worlds (N,); None: of all. Others do not fail."""
         state = self.state
-        for field in (state.qpos, state.qvel, state.act):
-            state.failed.logical_or_(~torch.isfinite(field.sum(dim=1)))
+        state.failed.zero_()
+        try:
+            self._batch.step(
+                None if running is None else np.flatnonzero(running.numpy()), nstep=self.body.substeps,
+                stage=mujoco.mjtStage.mjSTAGE_VEL,
+            )
+        except SimulationError as error:
+            state.failed[torch.as_tensor(np.asarray(error.ids), dtype=torch.long)] = True
+        self._read()
+        state.failed.logical_or_(~torch.isfinite(state.qpos.sum(dim=1) + state.qvel.sum(dim=1) + state.act.sum(dim=1)))
+        if running is not None:
+            state.failed.logical_and_(running)
         self.errors += state.failed.sum()
 
     def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor, act: Tensor) -> None:

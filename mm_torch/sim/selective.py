@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import mujoco
-import numpy as np
 import torch
-from mujoco.batch import SimulationError
 from torch import Tensor
 
 from mm_torch.sim.native import NativePhysics
@@ -34,15 +31,6 @@ class SelectivePhysics(NativePhysics):
 
     def step(self, excitation: Tensor) -> None:
         """See ``Physics.step``; worlds that do not run have not failed."""
-        ids, failed = np.flatnonzero(self.running.numpy()), self.state.failed
-        self._views["ctrl"][ids] = excitation.numpy()[ids]
-        failed.zero_()
-        try:
-            self._batch.step(ids, nstep=self.body.substeps, stage=mujoco.mjtStage.mjSTAGE_VEL)
-        except SimulationError as error:
-            failed[torch.as_tensor(np.asarray(error.ids), dtype=torch.long)] = True
-        self._read()
-        for field in (self.state.qpos, self.state.qvel, self.state.act):
-            failed.logical_or_(~torch.isfinite(field.sum(dim=1)))
-        failed.logical_and_(self.running)
-        self.errors += failed.sum()
+        running = self.running.numpy()
+        self._views["ctrl"][running] = excitation.numpy()[running]
+        self._advance(self.running)

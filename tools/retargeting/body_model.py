@@ -8,13 +8,13 @@ Source: SMPL (Loper et al. 2015), SMPL-H (Romero et al. 2017), SMPL-X (Pavlakos 
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from mm_torch.motion.npz import NpzError, read_npz
 from tools.retargeting import rotations
 from tools.retargeting.atomic import replacing
 from tools.retargeting.skeleton import CaptureError
@@ -102,9 +102,8 @@ def load_arrays(path: Path, wanted: Iterable[str]) -> dict[str, np.ndarray]:
         CaptureError: the file is no npz, or a wanted array is pickled.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in wanted if name in file.files}
-    except (OSError, EOFError, ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+        return read_npz(path, tuple(wanted))
+    except NpzError as error:
         raise CaptureError(
             f"{path}: no npz of plain arrays ({error}); a .pkl goes through tools/convert_smplh.py first, a truncated file "
             "is to be downloaded again"

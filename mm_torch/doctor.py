@@ -95,7 +95,7 @@ def packages(requires: Iterable[str], version_of: Callable[[str], str]) -> Itera
     for extra, purpose in EXTRAS.items():
         members = [r for r in requirements if r.marker is not None and r.marker.evaluate({"extra": extra})]
         missing = [r.name for r in members if not _installed(r, version_of)[1]]
-        lacks = f"; lacks {', '.join(missing) or 'its list'}: pip install 'mm_torch[{extra}]'"
+        lacks = f"; lacks {', '.join(missing) or 'its entry in this (older) installation'}: pip install 'mm_torch[{extra}]'"
         there = bool(members) and not missing
         yield Finding(OK if there else NONE, f"extra {extra}", f"for {purpose}{'' if there else lacks}")
 

@@ -36,7 +36,7 @@ setup: .venv/test
 	touch $@
 
 .venv/test: .venv/train
-	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,smpl]'
+	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[test,smpl,hub,notebook,onnx,upstream,viewer]'
 	touch $@
 
 clean:

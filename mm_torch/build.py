@@ -8,6 +8,7 @@ import torch
 
 from mm_torch.config.load import RecipeError
 from mm_torch.config.schema import Recipe
+from mm_torch.maths.ranks import rank, rank_seed
 from mm_torch.motion.bank import ReferenceBank, find_clips, load_bank
 from mm_torch.motion.library import library_clips
 from mm_torch.motion.sampling import ClipSampler
@@ -29,7 +30,7 @@ def build_physics(recipe: Recipe, body: Embodiment, num_envs: int, threads: int)
     if backend(recipe) == "warp":
         from mm_torch.sim.warp import WarpPhysics
 
-        return WarpPhysics(body, num_envs, "cuda" if torch.cuda.is_available() else "cpu")
+        return WarpPhysics(body, num_envs, f"cuda:{torch.cuda.current_device()}" if torch.cuda.is_available() else "cpu")
     from mm_torch.sim.native import NativePhysics
 
     return NativePhysics(body, num_envs, threads)
@@ -74,7 +75,7 @@ def check_terms(recipe: Recipe) -> None:
 def build_env(
     recipe: Recipe, physics: Physics, bank: ReferenceBank, recorder_dir: Path | None = None
 ) -> MimicEnv:
-    """Training environment; with a directory, failed worlds are recorded there."""
+    """Training environment of this rank; with a directory, failed worlds are recorded there."""
     check_terms(recipe)
     sampling = recipe.sampling
     sampler = ClipSampler(
@@ -84,4 +85,4 @@ def build_env(
     recorder = None
     if recorder_dir is not None:
         recorder = FlightRecorder(physics.body, physics.num_envs, directory=recorder_dir, device=physics.device)
-    return MimicEnv(physics, bank, recipe.task, sampler, recipe.seed, recorder)
+    return MimicEnv(physics, bank, recipe.task, sampler, rank_seed(recipe.seed, rank()), recorder)

@@ -10,16 +10,20 @@ from collections.abc import Callable
 
 from mm_torch.callbacks.checkpoint import CheckpointError
 from mm_torch.config.load import RecipeError
+from mm_torch.distillation.labels import LabelError
+from mm_torch.hub.download import HubError
 from mm_torch.motion.clip import MotionError
 from mm_torch.policy.modules import PolicyFileError
 from mm_torch.ppo.optim import GradientError
 from mm_torch.sim.physics import PhysicsError
-from mm_torch.video import VideoError
+from mm_torch.viewer.take import ViewerError
 from sim_models.registry import BodyError
 
 EXPECTED = (
-    RecipeError, BodyError, MotionError, CheckpointError, GradientError, PhysicsError, PolicyFileError, VideoError,
+    RecipeError, BodyError, HubError, MotionError, LabelError, CheckpointError, GradientError, PhysicsError, PolicyFileError,
+    ViewerError,
 )
+EXIT = "Exit status: 0 done, 2 an option or a file cannot be used; the line on stderr says which, and what helps."
 # What a disk that is full, read-only or closed to us answers, and what helps
 DISK = {
     errno.ENOSPC: "make room", errno.EDQUOT: "make room in your quota", errno.EFBIG: "raise the limit on file sizes",
@@ -29,7 +33,7 @@ DISK = {
 
 
 def run_command(main: Callable[[list[str]], None], arguments: list[str], description: str | None) -> None:
-    """Run a verb: ``-h`` prints its description; a foreseen error becomes one line on stderr and exit code 2.
+    """Run a verb: ``-h`` prints its description and ``EXIT``; a foreseen error becomes one line on stderr and exit code 2.
 
     Args:
         main: the verb.
@@ -38,7 +42,7 @@ def run_command(main: Callable[[list[str]], None], arguments: list[str], descrip
     """
     logging.basicConfig(format="%(levelname)s: %(message)s", level=logging.WARNING)
     if {"-h", "--help"} & set(arguments):
-        print((description or "").strip())
+        print(f"{(description or '').strip()}\n\n{EXIT}")
         return
     try:
         main(arguments)

@@ -2,8 +2,8 @@
 
 disk        directory whose free space is looked at, for example where runs are to go; default: the present one
 
-One line each: packages and their versions, GPU, cores and threads, rendering, bodies and motions, disk, optional extras and
-licences. ``ok`` works, ``none`` is not here and what needs it is named, ``bad`` stands in the way of training.
+One line each: packages and their versions, optional extras, GPU, cores and threads, rendering, recipes, motions and
+policy, disk, licences. ``ok`` works, ``none`` is not here and what needs it is named, ``bad`` stands in the way of training.
 Exit code: 0, or 1 where something is bad.
 
 Example: python -m mm_torch.doctor disk=runs
@@ -28,6 +28,8 @@ from mm_torch.config.load import RecipeError, recipe_names
 from mm_torch.config.options import read_options
 from mm_torch.motion.clip import MotionError
 from mm_torch.motion.library import library_clips
+from mm_torch.policy.box import boxed_policy
+from mm_torch.policy.modules import PolicyFileError
 from mm_torch.sim.threads import available_cpus, budget_threads
 from mm_torch.video import VideoError, gl_backend
 from sim_models.registry import BODIES
@@ -39,7 +41,11 @@ CUDA_TORCH = "a CUDA build of torch: make train TORCH_INDEX=https://download.pyt
 EXTRAS = {
     "smpl": "SMPL path of the tests (its licence: non-commercial scientific research only)",
     "ik": "tools/compare_ik.py",
+    "hub": "hf://user/repo where a checkpoint or clips are taken, and tools/publish.py",
+    "notebook": "docs/first_hour.ipynb",
     "onnx": "mm_torch.export formats=onnx",
+    "upstream": "tools/convert_checkpoint.py",
+    "viewer": "mm_torch.play viewer=web",
     "test": "make test",
 }
 LICENCES = (
@@ -138,7 +144,7 @@ def rendering() -> Finding:
 
 
 def data() -> Iterator[Finding]:
-    """Recipes and built-in motions that came with the installation."""
+    """Recipes, built-in motions and the policy that came with the installation."""
     names = recipe_names()
     yield (Finding(OK, "recipes", ", ".join(names)) if names else
            Finding(BAD, "recipes", "none came with this installation; install mm_torch again"))
@@ -147,6 +153,10 @@ def data() -> Iterator[Finding]:
             yield Finding(OK, "motions", f"{len(library_clips(body))} built in for {body}")
         except MotionError as error:
             yield Finding(BAD, "motions", str(error))
+    try:
+        yield Finding(OK, "policy", f"one in the box, {boxed_policy().stat().st_size / 1e6:.1f} MB: python -m mm_torch.play")
+    except PolicyFileError as error:
+        yield Finding(NONE, "policy", f"for mm_torch.play without checkpoint=; {error}")
 
 
 def disk_space(directory: Path) -> Finding:

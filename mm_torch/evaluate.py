@@ -1,8 +1,9 @@
 """``python -m mm_torch.evaluate checkpoint=CKPT[,CKPT...] [motions=DIR] [out=DIR]``: track every clip once.
 
 checkpoint  .ckpt files or run directories, separated by commas; the others are compared with the first, clip by clip;
-            the word control among them stands for computed muscle control, which has learned nothing
-motions     directory with clips; default: the motions of the first checkpoint's recipe
+            the word control among them stands for computed muscle control, which has learned nothing, the word box
+            for the policy of the arms that comes with the installation
+motions     directory or file with clips; default: the motions of the first checkpoint's recipe
 out         directory for summary.json, per_clip.csv, report.{json,csv,md} and TensorBoard events; default: evaluation
 format      what is printed: text (default), json, csv or md
 threads     CPU threads in all; default: all cores
@@ -18,6 +19,11 @@ baseline    true: the first checkpoint runs unpushed and unweakened, too, and th
 sampled     true: draw actions from the policy as in training; default: its mean
 seed        of pushes and sampled actions; default: 0
 seeds       number of seeds to run, from seed on; default: 1
+
+checkpoint and motions may lie on the Hugging Face Hub: hf://user/repo[/file][@revision] (extra hub).
+
+Example: python -m mm_torch.evaluate checkpoint=runs/toy out=runs/toy/evaluation
+         python -m mm_torch.evaluate checkpoint=runs/arms,box,control push=5 seeds=3 format=md
 """
 
 from __future__ import annotations
@@ -33,6 +39,7 @@ from mm_torch.evaluation.job import THRESHOLDS, Plan, evaluate
 from mm_torch.evaluation.perturbation import Push, read_strength
 from mm_torch.evaluation.report import FORMATS, render, write_results
 from mm_torch.evaluation.tracker import ROWS, Conditions
+from mm_torch.policy.box import named_checkpoint
 
 OPTIONS: dict[str, Any] = {
     "checkpoint": "", "motions": None, "out": "evaluation", "format": "text", "threads": 0, "worlds": ROWS,
@@ -56,7 +63,7 @@ def plan_from(arguments: list[str]) -> tuple[Plan, str]:
         RecipeError: a word is unknown or a value cannot be used.
     """
     o = read_options(arguments, OPTIONS)
-    checkpoints = tuple(filter(None, o["checkpoint"].split(",")))
+    checkpoints = tuple(named_checkpoint(name) for name in o["checkpoint"].split(",") if name)
     if not checkpoints:
         raise RecipeError("checkpoint=CKPT is missing; give a .ckpt file or a run directory")
     if o["format"] not in FORMATS:

@@ -1,7 +1,7 @@
 """``python -m mm_torch.track body=NAME [motions=DIR] [out=DIR]``: track clips with muscles and no learned part.
 
 body        a body (python -m mm_torch.bodies lists them)
-motions     directory with clips; built-in (default): the motions that come with the body
+motions     directory or file with clips; built-in (default): the motions that come with the body
 fingers     true: the fingers move
 out         directory for summary.json, per_clip.csv, report.{json,csv,md} and TensorBoard events; default: tracking
 format      what is printed: text (default), json, csv or md
@@ -19,6 +19,9 @@ relative_site_deviation, root_position, absolute_site_deviation
 
 The controller (computed muscle control) chooses in each control step the activations, and with them the contact forces,
 whose accelerations come nearest to the reference's with feedback. It is the baseline that policies are compared with.
+motions may lie on the Hugging Face Hub: hf://user/repo[/file][@revision] (extra hub).
+
+Example: python -m mm_torch.track body=myo_bimanual out=tracking video=arms.mp4
 """
 
 from __future__ import annotations

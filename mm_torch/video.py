@@ -1,4 +1,4 @@
-"""Videos of a body and its reference: offscreen MuJoCo rendering with the reference as a translucent ghost."""
+"""Videos of a body: offscreen MuJoCo rendering with the reference as a ghost, muscles by activation, forces as arrows."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -17,11 +16,13 @@ import imageio
 import mujoco
 import numpy as np
 
+from mm_torch.viewer.overlay import add_arrows, add_ghost, ghost_options
+from mm_torch.viewer.scene import LEGEND, pose, tendon_colours
+from mm_torch.viewer.shapes import coarsen
+from mm_torch.viewer.take import Take, ViewerError
 from sim_models.embodiment import Embodiment
 
 FPS = 50
-GHOST = (0.25, 0.55, 1.0, 0.3)
-RELAXED, ACTIVE = np.array([0.25, 0.3, 0.65, 1.0]), np.array([1.0, 0.15, 0.1, 1.0])
 MAX_GEOMS = 10_000
 BACKENDS = ("egl", "osmesa", "glfw", "cgl")
 _PROBE = """
@@ -32,38 +33,8 @@ mujoco.MjrContext(mujoco.MjModel.from_xml_string("<mujoco/>"), mujoco.mjtFontSca
 """
 
 
-class VideoError(RuntimeError):
+class VideoError(ViewerError):
     """A video cannot be made; the message says what is missing and the remedy."""
-
-
-@dataclass(frozen=True, eq=False)
-class Take:
-    """One piece of motion to show.
-
-    ========== =================================================== ======= =======
-    name       what is shown, for messages                         str
-    fps        frames per second of the arrays below               float   1/s
-    qpos       positions of the body                               (F, Q)  m, rad
-    act        muscle activations, or None: muscles in one colour  (F, M)  [0, 1]
-    ref_qpos   positions of the ghost, or None: no ghost           (F, Q)  m, rad
-    ========== =================================================== ======= =======
-    """
-
-    name: str
-    fps: float
-    qpos: np.ndarray
-    act: np.ndarray | None = None
-    ref_qpos: np.ndarray | None = None
-
-    def instants(self) -> Iterator[tuple[np.ndarray, np.ndarray | None, np.ndarray | None]]:
-        """``qpos, act, ref_qpos`` nearest to each frame time of a video."""
-        last = len(self.qpos) - 1
-        for i in range(int(last / self.fps * FPS) + 1):
-            row = min(round(i * self.fps / FPS), last)
-            yield (
-                self.qpos[row], None if self.act is None else self.act[row],
-                None if self.ref_qpos is None else self.ref_qpos[row],
-            )
 
 
 def gl_backend() -> str:
@@ -96,18 +67,22 @@ def gl_backend() -> str:
 class Stage:
     """Renders poses of one body, off screen. Use as a context manager.
 
-    Muscles are coloured from blue (relaxed) to red (fully active); the camera follows the root horizontally.
+    Muscles are coloured from blue (relaxed) to red (fully active); the camera follows the root horizontally. Bones are drawn
+    coarser than they are and round things with few sides: software renders that three times as fast.
 
     Args:
         body: embodiment; its model is copied.
         width: image width in pixels.
         height: image height in pixels.
+        smooth: smooth edges, for stills; software takes twice as long for it.
     """
 
-    def __init__(self, body: Embodiment, width: int, height: int) -> None:
+    def __init__(self, body: Embodiment, width: int, height: int, smooth: bool = True) -> None:
         self.body, self.model = body, copy.copy(body.model)
         quality = self.model.vis.quality
-        quality.numslices, quality.numstacks, quality.shadowsize = 12, 6, 2048  # twice as fast in software
+        quality.numslices, quality.numstacks, quality.shadowsize = 8, 4, 2048
+        quality.offsamples = quality.offsamples if smooth else 0
+        coarsen(self.model)
         self._gl = importlib.import_module(f"mujoco.{gl_backend()}").GLContext(width, height)
         self._gl.make_current()
         self._context = mujoco.MjrContext(self.model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
@@ -117,12 +92,8 @@ class Stage:
         self._scene = mujoco.MjvScene(self.model, maxgeom=MAX_GEOMS)
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         self._data, self._ghost = mujoco.MjData(self.model), mujoco.MjData(self.model)
-        self._options, self._ghost_options = mujoco.MjvOption(), mujoco.MjvOption()
-        for options in (self._options, self._ghost_options):
-            options.sitegroup[:] = 0
-        self._ghost_options.flags[mujoco.mjtVisFlag.mjVIS_TENDON] = 0
-        tendon = self.model.actuator_trntype == mujoco.mjtTrn.mjTRN_TENDON
-        self._muscles, self._tendons = np.flatnonzero(tendon), self.model.actuator_trnid[tendon, 0]
+        self._options, self._ghost_options = mujoco.MjvOption(), ghost_options()
+        self._options.sitegroup[:] = 0
         self._camera = self._place_camera()
 
     def _place_camera(self) -> mujoco.MjvCamera:
@@ -134,50 +105,48 @@ class Stage:
         camera.distance, camera.azimuth, camera.elevation = 1.25 * self.model.stat.extent, 135.0, -12.0
         return camera
 
-    def frame(self, qpos: np.ndarray, act: np.ndarray | None = None, ref_qpos: np.ndarray | None = None) -> np.ndarray:
+    def frame(
+        self, qpos: np.ndarray, act: np.ndarray | None = None, ref_qpos: np.ndarray | None = None,
+        arrows: np.ndarray | None = None, label: str = "",
+    ) -> np.ndarray:
         """Picture of one instant.
 
         Args:
             qpos: (Q,) positions of the body.
             act: (M,) activations in [0, 1].
             ref_qpos: (Q,) positions of the ghost.
+            arrows: (A, 2, 3) m tail and tip of forces.
+            label: written at the top left, with a legend at the right; empty: neither.
 
         Returns:
             (height, width, 3) uint8.
         """
         if act is not None:
-            share = np.clip(act[self._muscles], 0.0, 1.0)[:, None]
-            self.model.tendon_rgba[self._tendons] = (1.0 - share) * RELAXED + share * ACTIVE
-        self._pose(self._data, qpos)
+            self.model.tendon_rgba[:] = tendon_colours(self.model, act)
+        pose(self.model, self._data, qpos)
         self._camera.lookat[:2] = self._data.xpos[self.body.site_body_ids[0], :2] + self._offset
         mujoco.mjv_updateScene(
             self.model, self._data, self._options, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL.value, self._scene
         )
         if ref_qpos is not None:
-            self._add_ghost(ref_qpos)
+            pose(self.model, self._ghost, ref_qpos)
+            add_ghost(self._scene, self.model, self._ghost, self._ghost_options)
+        if arrows is not None:
+            add_arrows(self._scene, arrows)
         self._gl.make_current()
         mujoco.mjr_render(self._rect, self._scene, self._context)
+        if label:
+            shown = [row for row, there in zip(LEGEND, (act, ref_qpos, arrows), strict=True) if there is not None]
+            self._write(mujoco.mjtGridPos.mjGRID_TOPLEFT, label, "")
+            self._write(mujoco.mjtGridPos.mjGRID_TOPRIGHT, *("\n".join(column) for column in zip(*shown, strict=True)))
         image = np.empty((self._rect.height, self._rect.width, 3), dtype=np.uint8)
         mujoco.mjr_readPixels(image, None, self._rect, self._context)
         return np.flipud(image)
 
-    def _pose(self, data: mujoco.MjData, qpos: np.ndarray) -> None:
-        data.qpos[:] = qpos
-        mujoco.mj_kinematics(self.model, data)
-        mujoco.mj_comPos(self.model, data)
-        mujoco.mj_camlight(self.model, data)
-        mujoco.mj_tendon(self.model, data)
-
-    def _add_ghost(self, qpos: np.ndarray) -> None:
-        self._pose(self._ghost, qpos)
-        first = self._scene.ngeom
-        mujoco.mjv_addGeoms(
-            self.model, self._ghost, self._ghost_options, mujoco.MjvPerturb(), mujoco.mjtCatBit.mjCAT_DYNAMIC.value,
-            self._scene,
-        )
-        for geom in self._scene.geoms[first : self._scene.ngeom]:
-            geom.rgba[:] = GHOST
-            geom.matid, geom.transparent = -1, 1
+    def _write(self, place: mujoco.mjtGridPos, left: str = "", right: str = "") -> None:
+        if left:
+            font = mujoco.mjtFont.mjFONT_NORMAL.value
+            mujoco.mjr_overlay(font, place.value, self._rect, left, right, self._context)
 
     def close(self) -> None:
         """Give the OpenGL context back."""
@@ -194,12 +163,12 @@ class Stage:
         self.close()
 
 
-def write_video(body: Embodiment, takes: Sequence[Take], path: Path | str, width: int = 640, height: int = 480) -> int:
+def write_video(body: Embodiment, takes: Iterable[Take], path: Path | str, width: int = 640, height: int = 480) -> int:
     """Render takes one after the other into an H.264 file of 50 frames per second, written atomically.
 
     Args:
         body: embodiment.
-        takes: what to show.
+        takes: what to show; each is asked for when the one before has been rendered.
         path: file to write, ``.mp4``.
         width: even number of pixels.
         height: even number of pixels.
@@ -219,11 +188,11 @@ def write_video(body: Embodiment, takes: Sequence[Take], path: Path | str, width
     temporary = path.with_name(f".{path.stem}.tmp.mp4")
     count = 0
     try:
-        with Stage(body, width, height) as stage, imageio.get_writer(
+        with Stage(body, width, height, smooth=False) as stage, imageio.get_writer(
             temporary, format="FFMPEG", mode="I", fps=FPS, codec="libx264", quality=8, macro_block_size=2
         ) as writer:
             for take in takes:
-                for instant in take.instants():
+                for instant in take.instants(FPS):
                     writer.append_data(stage.frame(*instant))
                     count += 1
         os.replace(temporary, path)

@@ -8,7 +8,7 @@ smoothness nor floor, contacts or balance. One line a capture and one for all st
 square distance from the targets of both, and the ratio of the times.
 
 Keys: ``body`` (myo_fullbody), ``fps`` (100), ``frames`` (200: most frames of a capture, because the plain solver is slow).
-Needs the extra ``ik``: ``pip install -e '.[ik]'``.
+Needs the extra ``ik``: ``pip install -e '.[ik]'``. Exit status: 0 done, 2 a key or a capture cannot be used.
 
 Example: python tools/compare_ik.py cmu/02/02_01.amc frames=100
 """

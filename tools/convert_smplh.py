@@ -8,6 +8,8 @@ running what they name, so neither chumpy nor scipy is needed. FILE holds joints
   gender=neutral|male|female    whose body it is; otherwise from the path of MODEL
 
 Exit status: 0 written, 2 not.
+
+Example: python tools/convert_smplh.py smplh/neutral/model.npz out=smplh.npz
 """
 
 from __future__ import annotations

@@ -25,11 +25,11 @@ from mm_torch.motion.clip import Clip
 from mm_torch.motion.library import DATA
 from sim_models.embodiment import Embodiment
 from sim_models.registry import load_body
-from tools.add_activations import with_activations
 from tools.library.acceptance import measure
 from tools.library.bimanual import bimanual_clips
 from tools.library.fullbody import fullbody_clips
 from tools.library.toy import toy_clips
+from tools.solve_activations import with_activations
 
 GENERATORS: dict[str, Callable[[Embodiment], Iterator[Clip]]] = {
     "toy_arm": toy_clips,
@@ -58,6 +58,10 @@ def compact(clip: Clip) -> Clip:
         site_xpos=np.round(clip.site_xpos * 2**20) / 2**20,
         site_xquat=np.round(clip.site_xquat * 2**20) / 2**20,
         act=np.round(clip.act * 2**7) / 2**7,
+        foot_force=np.round(clip.foot_force * 2**2) / 2**2,
+        foot_centre_of_pressure=np.round(clip.foot_centre_of_pressure * 2**10) / 2**10,
+        root_residual=np.round(clip.root_residual * 2**4) / 2**4,
+        joint_residual=np.round(clip.joint_residual * 2**10) / 2**10,
     )
 
 

@@ -4,6 +4,13 @@ Writes one HTML page that needs nothing else (``DIR/report.html``): tables and p
 by site, limits, couplings, floor and self-penetration, slip, tendon-length jumps, joint speed and jerk, left against
 right -, the worst frames drawn, and a strip of frames of the clips with the worst fit (``strips`` of them). Every table
 is also written as CSV beside it. It reads the clip files and ``manifest.csv``; what a clip allows is measured anew.
+
+out     page to write (.html); default: DIR/report.html
+strips  clips of the worst fit that get a strip of frames; default: 60
+
+Exit status: 0 written, 2 an option or a clip cannot be used.
+
+Example: python tools/motion_report.py clips out=clips.html strips=10
 """
 
 from __future__ import annotations

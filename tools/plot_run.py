@@ -3,6 +3,11 @@
 Draws reward, episode length, early-termination rate and relative site error over control steps from each run's metrics.csv,
 as measured (thin) and as a moving average over 20 iterations.
 
+RUN  run directory (the one that run_dir= named)
+out  picture to write (.png, .svg or .pdf)
+
+Exit status: 0 written, 2 a run or out is missing.
+
 Example: python tools/plot_run.py runs/toy runs/arms out=curves.png
 """
 

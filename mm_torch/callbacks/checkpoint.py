@@ -23,8 +23,10 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from mm_torch.callbacks.records import Records
-from mm_torch.config.load import to_plain
-from mm_torch.ppo.module import PpoModule
+from mm_torch.config.load import RecipeError, to_plain, to_recipe
+from mm_torch.hub.download import local_path
+from mm_torch.maths import ranks
+from mm_torch.ppo.module import RANK_BUFFERS, PpoModule
 from mm_torch.ppo.policy import Agent
 from sim_models.embodiment import Embodiment
 
@@ -33,6 +35,11 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 KEY = "mm_torch"
 LAST, PREVIOUS, BEST = "last.ckpt", "previous.ckpt", "best.ckpt"
+# What every checkpoint of ours says of itself, and of which type it is; a run that can go on says more.
+ENTRIES = {"format": int, "recipe": dict, "layout": list, "body": str, "model_hash": str, "muscles": list, "iteration": int,
+           "control_steps": int, "seconds": float}
+RUN = {"simulation", "curricula", "rng", "best", "score"}
+_MISFITS = (KeyError, TypeError, ValueError, RuntimeError, AttributeError, IndexError, OverflowError, struct.error)
 PACKAGES = ("torch", "mujoco", "mujoco-warp", "torchrl", "tensordict", "lightning", "musclemimic-models")
 
 
@@ -77,7 +84,7 @@ class Checkpoints(Callback):
         figures = pl_module.metrics
         now = figures["reward"] * figures.get("episode_length", 0.0)
         self.score = now if self.score is None else 0.9 * self.score + 0.1 * now
-        if trainer.should_stop or time.perf_counter() - self._written >= 60 * self.minutes:
+        if ranks.any_rank(trainer.should_stop or time.perf_counter() - self._written >= 60 * self.minutes):
             self._save(trainer)
             self._iteration = pl_module.iteration
 
@@ -93,7 +100,7 @@ class Checkpoints(Callback):
         if better:
             self.best = self.score
         save_atomically(trainer, self.directory / LAST, keep=self.directory / PREVIOUS)
-        if better:
+        if better and trainer.is_global_zero:
             _copy_atomically(self.directory / LAST, self.directory / BEST)
 
     def on_save_checkpoint(
@@ -102,9 +109,9 @@ class Checkpoints(Callback):
         """Add what Lightning does not know of: worlds, generators, sampler, curricula, recipe, layout, versions."""
         assert isinstance(pl_module, PpoModule)
         env, body = pl_module.env, pl_module.env.physics.body
-        rng = {"cpu": torch.get_rng_state()}
-        if env.device.type == "cuda":
-            rng["cuda"] = torch.cuda.get_rng_state(env.device)
+        states = ranks.gather_on_first(pl_module.rank_state())
+        if not trainer.is_global_zero:
+            return
         checkpoint[KEY] = {
             "format": FORMAT,
             "recipe": to_plain(pl_module.recipe),
@@ -119,10 +126,10 @@ class Checkpoints(Callback):
             "seconds": self.records.seconds,
             "best": self.best,
             "score": self.score,
-            "simulation": env.simulation_state(),
+            "simulation": states[0]["simulation"],
             "curricula": pl_module.curriculum_state(),
-            "rng": rng,
-        }
+            "rng": states[0]["rng"],
+        } | ({"others": states[1:]} if len(states) > 1 else {})  # ranks after the first
 
 
 class DirectIO(TorchCheckpointIO):
@@ -136,7 +143,7 @@ class DirectIO(TorchCheckpointIO):
 
 
 def save_atomically(trainer: lightning.Trainer, path: Path, keep: Path | None = None) -> None:
-    """Save a checkpoint under a temporary name and rename it.
+    """Save a checkpoint under a temporary name and rename it. Every rank takes part, the first writes.
 
     Args:
         trainer: of the run.
@@ -146,6 +153,9 @@ def save_atomically(trainer: lightning.Trainer, path: Path, keep: Path | None = 
     Raises:
         CheckpointError: the file cannot be written; what was there before stays.
     """
+    if not trainer.is_global_zero:
+        trainer.save_checkpoint(path)  # gives what it has to the first; writes nothing
+        return
     with _replacing(path) as temporary:
         trainer.save_checkpoint(temporary)
         if keep is not None and _damage(path) is None:
@@ -196,6 +206,7 @@ def read_checkpoint(path: Path | str) -> dict[str, Any]:
 
     Raises:
         CheckpointError: no such file, not a checkpoint of this project, or one that holds arbitrary objects.
+        HubError: it is on the hub and cannot be had.
     """
     return open_checkpoint(path)[1]
 
@@ -208,8 +219,9 @@ def open_checkpoint(path: Path | str) -> tuple[Path, dict[str, Any]]:
 
     Raises:
         CheckpointError: as for ``read_checkpoint``; of a run directory without a readable one, what ails ``last.ckpt``.
+        HubError: as for ``read_checkpoint``.
     """
-    path = Path(path)
+    path = local_path(path, ".ckpt")
     if not path.is_dir():
         return path, _read(path)
     last, *others = (path / "checkpoints" / name for name in (LAST, PREVIOUS, BEST))
@@ -231,15 +243,53 @@ def _read(path: Path) -> dict[str, Any]:
     if reason is None:
         try:
             checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        except (pickle.UnpicklingError, EOFError, OSError, RuntimeError, KeyError) as error:
+        except (pickle.UnpicklingError, EOFError, OSError, MemoryError, *_MISFITS) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0]
     if reason is not None:
         raise CheckpointError(f"{path}: not a readable checkpoint ({reason}); it must come from mm_torch.train")
     if not isinstance(checkpoint, dict) or KEY not in checkpoint:
         raise CheckpointError(f"{path}: not a checkpoint of this project; make one with python -m mm_torch.train")
-    if checkpoint[KEY]["format"] != FORMAT:
-        raise CheckpointError(f"{path}: checkpoint format {checkpoint[KEY]['format']}, this version reads {FORMAT}")
+    extra = checkpoint[KEY]
+    if isinstance(extra, dict) and extra.get("format", FORMAT) != FORMAT:
+        raise CheckpointError(f"{path}: checkpoint format {extra['format']}, this version reads {FORMAT}")
+    if (odd := _odd_entry(checkpoint)) is not None:
+        raise CheckpointError(f"{path}: {odd} is missing or not what it should be; use another checkpoint of the run")
+    try:
+        to_recipe(extra["recipe"])
+    except RecipeError as error:
+        raise CheckpointError(f"{path}: its recipe is damaged or of another version ({error})") from None
     return checkpoint
+
+
+def _odd_entry(checkpoint: dict[str, Any]) -> str | None:
+    """Name of an entry that no checkpoint of ours has in that form; None for a sound one."""
+    extra, weights = checkpoint[KEY], checkpoint.get("state_dict")
+    if not isinstance(extra, dict):
+        return KEY
+    for name, kind in ENTRIES.items():
+        if type(extra.get(name)) is not kind:
+            return f"{KEY}.{name}"
+    spans = [tuple(map(type, span)) for span in extra["layout"] if isinstance(span, list | tuple)]
+    if not spans or len(spans) != len(extra["layout"]) or set(spans) != {(str, int, int)}:
+        return f"{KEY}.layout"
+    if not isinstance(weights, dict) or not all(type(n) is str and isinstance(x, torch.Tensor) for n, x in weights.items()):
+        return "state_dict"
+    return None
+
+
+@contextlib.contextmanager
+def _fitting(path: Path | str) -> Iterator[None]:
+    """While what a checkpoint holds goes to its places."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except _MISFITS as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise CheckpointError(
+            f"{path}: what it holds does not fit this run ({type(error).__name__}: {reason}); resume with the recipe and "
+            "motions of the checkpoint, or start from its weights with init_from="
+        ) from error
 
 
 def check_compatible(path: Path | str, checkpoint: dict[str, Any], body: Embodiment, layout: list[list[Any]]) -> None:
@@ -289,30 +339,64 @@ def restore_run(path: Path | str, module: PpoModule, checkpoint: dict[str, Any])
     """Take over everything but the optimiser, which exists only once training has started.
 
     Raises:
-        CheckpointError: the checkpoint holds another network.
+        CheckpointError: the checkpoint holds another network, or only a policy.
     """
-    extra = checkpoint[KEY]
+    if not checkpoint[KEY].keys() >= RUN:
+        raise CheckpointError(f"{path}: holds a policy, no run that could go on; begin one with init_from={path}")
     load_weights(path, module.agent, checkpoint)
-    module.load_state_dict(checkpoint["state_dict"])
-    module.iteration = extra["iteration"]
-    module.env.load_simulation_state(extra["simulation"])
-    if module.iteration == 0:
+    with _fitting(path):
+        _restore(path, module, checkpoint)
+
+
+def _restore(path: Path | str, module: PpoModule, checkpoint: dict[str, Any]) -> None:
+    extra = checkpoint[KEY]
+    if not all(isinstance(extra[name], float | None) for name in ("best", "score")):
+        raise TypeError(f"best {extra['best']!r}, score {extra['score']!r}")
+    module.iteration = extra["control_steps"] // module.batch_control_steps
+    own = _state_of_rank(module, extra)
+    if own is None:
+        buffers = dict(module.named_buffers())
+        module.load_state_dict(checkpoint["state_dict"] | {name: buffers[name].clone() for name in RANK_BUFFERS})
+        module.env.load_shared_state(extra["simulation"])
+        module.env.set_seed(ranks.rank_seed(module.recipe.seed + module.iteration, ranks.rank()), static_seed=True)
+        if ranks.is_first():
+            log.warning(
+                "%s: written by %d process(es) with %d worlds each, here %d with %d; what was learned goes on, all worlds "
+                "begin new episodes", path, 1 + len(extra.get("others", [])), extra["recipe"]["num_envs"], ranks.world_size(),
+                module.recipe.num_envs,
+            )
+    else:
+        module.load_state_dict(checkpoint["state_dict"])
+        module.load_rank_state(own)
+    if own is not None and module.iteration == 0:
         module.env.reset()  # uses up what was restored: the first rollout of any run draws its own episodes
     module.load_curriculum_state(extra["curricula"])
+
+
+def _state_of_rank(module: PpoModule, extra: dict[str, Any]) -> dict[str, Any] | None:
+    """What this rank had; None where as many ranks with as many worlds did not write the checkpoint."""
+    states = [extra, *extra.get("others", [])]
+    same = len(states) == ranks.world_size() and extra["recipe"]["num_envs"] == module.recipe.num_envs
+    return states[ranks.rank()] if same else None
 
 
 class ResumeOptimiser(Callback):
     """Restore optimiser and random generators of a resumed run just before its first iteration."""
 
-    def __init__(self, checkpoint: dict[str, Any]) -> None:
+    def __init__(self, path: Path | str, checkpoint: dict[str, Any]) -> None:
+        self._path = path
         self._checkpoint: dict[str, Any] | None = checkpoint
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """See Lightning."""
-        assert self._checkpoint is not None
-        trainer.optimizers[0].load_state_dict(self._checkpoint["optimizer_states"][0])
-        rng = self._checkpoint[KEY]["rng"]
-        torch.set_rng_state(rng["cpu"])
-        if "cuda" in rng:
-            torch.cuda.set_rng_state(rng["cuda"])
+        assert self._checkpoint is not None and isinstance(pl_module, PpoModule)
+        with _fitting(self._path):
+            trainer.optimizers[0].load_state_dict(self._checkpoint["optimizer_states"][0])
+            own = _state_of_rank(pl_module, self._checkpoint[KEY])
+            if own is None:
+                torch.manual_seed(ranks.rank_seed(pl_module.recipe.seed + pl_module.iteration, ranks.rank()))
+            else:
+                torch.set_rng_state(own["rng"]["cpu"])
+            if own is not None and "cuda" in own["rng"]:
+                torch.cuda.set_rng_state(own["rng"]["cuda"])
         self._checkpoint = None

@@ -16,6 +16,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 
 from mm_torch.callbacks.checkpoint import save_atomically
 from mm_torch.callbacks.records import Records
+from mm_torch.maths.ranks import any_rank
 from mm_torch.ppo.module import PpoModule
 from mm_torch.ppo.policy import Agent
 
@@ -72,6 +73,8 @@ class Evaluation(Callback):
         """Take up the rows of a resumed run."""
         assert isinstance(pl_module, PpoModule)
         self._passed = pl_module.control_steps // self.every_steps
+        if not trainer.is_global_zero:
+            return
         for name in ("evaluation.csv", "evaluation_clips.csv"):
             path = self.run_dir / name
             if path.exists():
@@ -89,12 +92,15 @@ class Evaluation(Callback):
             return
         self._passed = passed
         start = time.perf_counter()
-        found = self.judge(pl_module.agent)
-        better = self.best is None or found.score > self.best
+        found = self.judge(pl_module.agent) if trainer.is_global_zero else None  # the other ranks wait
+        better = any_rank(found is not None and (self.best is None or found.score > self.best))
+        if better:
+            save_atomically(trainer, self.run_dir / "checkpoints" / BEST)
+        if found is None:
+            return
         self._record(trainer, pl_module, found, time.perf_counter() - start)
         if better:
             self.best = found.score
-            save_atomically(trainer, self.run_dir / "checkpoints" / BEST)
             if found.film is not None:
                 found.film(self.run_dir / "evaluation" / "best.mp4")
         figures = found.summary

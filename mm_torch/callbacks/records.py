@@ -57,6 +57,8 @@ class Records(Callback):
             "steps_per_s": pl_module.batch_control_steps / elapsed,
             "collect_share": loader.collect_seconds / elapsed,
         }
+        if not trainer.is_global_zero:
+            return
         self._write(pl_module.metrics)
         if trainer.logger is not None:
             trainer.logger.log_metrics(_by_group(pl_module.metrics), step=pl_module.control_steps)
@@ -68,7 +70,7 @@ class Records(Callback):
 
     def _write(self, row: dict[str, float]) -> None:
         if self._writer is None:
-            kept = _rows_before(self.path, row["iteration"])
+            kept = _rows_before(self.path, row["control_steps"])
             names = [*COLUMNS, *sorted(set(row) - set(COLUMNS) | {n for r in kept for n in r} - set(COLUMNS))]
             fresh = self.path.with_name(f".{self.path.name}.tmp")
             self._file = fresh.open("w", newline="")
@@ -87,7 +89,7 @@ class Records(Callback):
         length, early = (figures.get(n, float("nan")) for n in ("episode_length", "early_termination_rate"))
         line = (
             f"it {module.iteration:>5} | steps {_short(module.control_steps)} | {figures['steps_per_s']:,.0f}/s | "
-            f"ETA {_clock(left)} | reward {figures['reward']:.3f} | length {length:.0f} | early {early:.0%} | "
+            f"ETA {clock(left)} | reward {figures['reward']:.3f} | length {length:.0f} | early {early:.0%} | "
             f"site {100 * figures['relative_site_error']:.1f} cm | "
             f"kl {figures['kl']:.4f} | std {figures['policy_std']:.3f}"
         )
@@ -105,11 +107,11 @@ class Records(Callback):
                 print()
 
 
-def _rows_before(path: Path, iteration: float) -> list[dict[str, str]]:
+def _rows_before(path: Path, control_steps: float) -> list[dict[str, str]]:
     if not path.exists():
         return []
     with path.open(newline="") as file:
-        return [row for row in csv.DictReader(file) if int(float(row["iteration"])) < iteration]
+        return [row for row in csv.DictReader(file) if float(row["control_steps"]) < control_steps]
 
 
 def _by_group(metrics: dict[str, float]) -> dict[str, float]:
@@ -125,7 +127,8 @@ def _short(steps: int) -> str:
     return f"{steps / 1e6:.2f}M" if steps >= 1_000_000 else f"{steps / 1e3:.0f}k"
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
+    """Duration as h:mm:ss or m:ss."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -12,7 +12,10 @@ from types import FrameType
 from typing import Any, ClassVar, NamedTuple
 
 import lightning
+import torch
 from lightning.pytorch.callbacks import Callback
+
+from mm_torch.maths.ranks import largest_over_ranks
 
 INTERRUPTED = 75
 """Exit code of a run that a signal ended and that ``resume=`` continues (EX_TEMPFAIL of sysexits.h: try again)."""
@@ -39,7 +42,7 @@ SIGNALS = {
 
 
 class Stopping(Callback):
-    """Stop after the present iteration when minutes are used up or a signal of ``SIGNALS`` arrives.
+    """Stop after the present iteration when minutes are used up or a signal of ``SIGNALS`` arrives, at any rank.
 
     Further signals never abort the saving; they can only bring the deadline forward.
 
@@ -53,6 +56,7 @@ class Stopping(Callback):
         self.max_minutes = max_minutes
         self.reason: str | None = None
         self._start = time.perf_counter()
+        self._signal = 0  # number of the first that came to this process
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
@@ -66,18 +70,26 @@ class Stopping(Callback):
         name, limit = signal.Signals(number).name, SIGNALS[signal.Signals(number)].seconds
         left = min(limit, signal.getitimer(signal.ITIMER_REAL)[0] or limit)
         signal.setitimer(signal.ITIMER_REAL, left)
-        if Stopping.received is None:
-            Stopping.received = signal.Signals(number)
-        self.reason = self.reason or name
+        self._signal = self._signal or number
+        Stopping.received = Stopping.received or signal.Signals(number)
         _say(f"{name}: finishing this iteration and saving within {left:.0f} s (kill -9 aborts; the last checkpoint stays)")
+
+    def due(self) -> bool:
+        """Whether time is up or a signal came, at any rank; all ranks must ask."""
+        late = self.max_minutes is not None and time.perf_counter() - self._start >= 60 * self.max_minutes
+        number, late = largest_over_ranks(torch.tensor([self._signal, int(late)])).tolist()
+        if number and self.reason is None:  # of this process or another
+            self.reason = signal.Signals(number).name
+            Stopping.received = Stopping.received or signal.Signals(number)
+        if late and self.reason is None:
+            self.reason = f"max_minutes={self.max_minutes:g}"
+        return self.reason is not None
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """See Lightning."""
-        if self.max_minutes is not None and time.perf_counter() - self._start >= 60 * self.max_minutes:
-            self.reason = self.reason or f"max_minutes={self.max_minutes:g}"
-        trainer.should_stop = trainer.should_stop or self.reason is not None
+        trainer.should_stop = self.due() or trainer.should_stop
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
         """See Lightning."""

@@ -17,7 +17,8 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from mm_torch.config.plain_yaml import LARGEST, YamlError, check_yaml
 from mm_torch.config.schema import Recipe
 
-RECIPES = Path(__file__).resolve().parents[2] / "recipes"
+_PLACES = [Path(__file__).resolve().parents[n] / "recipes" for n in (1, 2)]  # of an installation, of a checkout
+RECIPES = next((place for place in _PLACES if place.is_dir()), _PLACES[0])
 _LAYERS = ("profiles", "compats")
 _DEEPEST = 20  # sections that a key may go through
 
@@ -54,6 +55,18 @@ RANGES: dict[str, tuple[float, float]] = {
     "ppo.reset_std": (1e-6, 100),
     "ppo.max_grad_norm": (1e-9, 1e9),
     "ppo.max_skipped_steps": (1, 1_000_000),
+    "ppo.value_warmup": (0, 1_000_000),
+    "distillation.labels": (0, 100_000_000),
+    "distillation.led_labels": (0, 100_000_000),
+    "distillation.led_share": (0, 1),
+    "distillation.noise": (0, 10),
+    "distillation.round_steps": (1, 100_000),
+    "distillation.updates": (1, 1_000_000),
+    "distillation.last_updates": (1, 10_000_000),
+    "distillation.batch": (1, 1_000_000),
+    "distillation.lr": (0, 1),
+    "ppo.max_kl": (1e-9, 1e30),
+    "ppo.max_kl_iterations": (0, 1_000_000),
     "ppo.optimiser.lr": (0, 10),
     "ppo.optimiser.min_ratio": (0, 1),
     "ppo.optimiser.warmup": (0, 1),
@@ -259,6 +272,11 @@ def _validate(config: DictConfig) -> None:
         raise RecipeError(
             f"task.action.stiffness={action.stiffness:g}, damping={action.damping:g}: joint feedback needs "
             "task.action.space=joint; set that, or both gains to 0"
+        )
+    if config.distillation.labels and action.space != "muscle":
+        raise RecipeError(
+            f"distillation.labels={config.distillation.labels} with task.action.space={action.space}: the controller says "
+            "what each muscle is to do; set task.action.space=muscle, or distillation.labels=0"
         )
     hidden, mixtures = config.net.hidden, config.net.moe.layers
     if not hidden or min(hidden) < 1:

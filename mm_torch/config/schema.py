@@ -121,13 +121,31 @@ class PpoConfig:
     clip: float = 0.2
     value_clip: float = 0.2
     value_weight: float = 0.5
+    value_warmup: int = 0  # iterations at the start in which only the critic learns
     entropy_weight: float = 0.0
     max_grad_norm: float = 1.0
     max_skipped_steps: int = 50  # optimiser steps in a row with gradients that are not finite, after which training stops
+    max_kl: float | None = 1.0  # nat; a warning is given when a minibatch's KL divergence passes it; none: no alarm
+    max_kl_iterations: int = 0  # iterations in a row with such a minibatch, after which training stops; 0: never
     normalise_reward: bool = True
     upstream: bool = False  # as the original: statistics move in each forward pass, truncations bootstrap from resets
     reset_std: float | None = None  # set the policy's std to this at the start (fine-tuning)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+
+
+@dataclass(frozen=True)
+class DistillationConfig:
+    """Before PPO: the actor learns from computed muscle control (docs/guided.md); one process, task.action.space=muscle."""
+
+    labels: int = 0  # states in which the controller says what it would do; 0: no distillation
+    led_labels: int = 8192  # of these, the first come from episodes that the controller acts in
+    led_share: float = 0.3  # share of the worlds in which it acts afterwards; the policy in the others
+    noise: float = 0.2  # standard deviation of the noise on actions, in the policy's unit
+    round_steps: int = 16  # actions of every world between fits
+    updates: int = 60  # optimiser steps of a fit
+    last_updates: int = 1000  # of the last one, on all labels
+    batch: int = 512  # states of an optimiser step
+    lr: float = 1e-3  # falls to a tenth
 
 
 @dataclass(frozen=True)
@@ -151,7 +169,7 @@ class Recipe:
     profile: str = "auto"  # auto, cuda or cpu
     compat: str = "corrected"  # corrected, or upstream (the released JAX code's numbers)
     sim: str = "auto"  # auto, warp or native
-    num_envs: int = MISSING
+    num_envs: int = MISSING  # worlds of each process
     threads: int = 0  # CPU threads in all; 0: all cores
     seed: int = 0
     motions: str | None = None  # directory with clips; none: the built-in library
@@ -165,5 +183,6 @@ class Recipe:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     net: NetConfig = field(default_factory=NetConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     ppo: PpoConfig = field(default_factory=PpoConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

@@ -6,24 +6,20 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mm_torch.config.load import RecipeError, load_recipe
 from mm_torch.config.schema import ActionConfig, Recipe
+from mm_torch.distillation.teacher import Teacher
 from mm_torch.evaluation.tracker import UNCHANGED, ClipResult, Conditions, Trace, Tracker
 from mm_torch.motion.bank import ReferenceBank
-from mm_torch.muscle.control import ComputedMuscleControl, ControlSettings, Target
-from sim_models.embodiment import Embodiment
-from sim_models.kinematics import lowest_points
+from mm_torch.muscle.control import ControlSettings
 
 HAND = "hand"  # part of the names of the sites whose error is stated separately
 RECIPES = {"myo_bimanual": "bimanual_base", "myo_fullbody": "fullbody_base", "toy_arm": "toy_arm"}
 FIXED_ROOT_LIMITS = {"absolute_site_deviation": 0.15}  # m
 FREE_ROOT_LIMITS = {"relative_site_deviation": 0.3, "root_position": 0.5}  # m, as in the paper
-STANDS = 0.012  # m, height of a sole geom of the reference below which it stands
-LEAVES, LANDS = 2, 8  # control steps ahead: a sole leaves on time and may come down early
 DIRECT = ActionConfig(offset=0.0, scale=1.0)  # the action is the excitation
 
 
@@ -79,9 +75,8 @@ class ControlTracker(Tracker):
         conditions: Conditions = UNCHANGED,
     ) -> None:
         super().__init__(recipe, bank, threads, conditions)
-        self.control = ComputedMuscleControl(self.body, settings)
+        self.teacher = Teacher(self.body, bank, settings)
         self.effort = Effort()
-        self._heights = sole_heights(self.body, bank)
         self._hands = torch.tensor([HAND in name for name in self.body.site_names])
 
     def follow(self, record: Callable[[Trace], None] | None = None) -> list[ClipResult]:
@@ -98,33 +93,13 @@ class ControlTracker(Tracker):
     def _act(self, agent: Unlearned) -> Tensor:
         start = time.perf_counter()
         rows = self._alive.nonzero().flatten()
-        env, state = self.env, self.env.physics.state
-        now = env.bank.row(env.clip[rows], env.frame[rows])
-        after = env.bank.row(env.clip[rows], env.frame[rows] + 1)
-        frames = env.bank.frames
-        qpos, qvel, following = frames.qpos[now].double(), frames.qvel[now].double(), frames.qvel[after].double()
-        if self.body.free_root:
-            qpos[:, :3] -= env.origin[rows].double()
-        states = [a[rows].double().numpy() for a in (state.qpos, state.qvel, state.act)]
-        target = Target(
-            qpos.numpy(), qvel.numpy(), ((following - qvel) / self.body.control_dt).numpy(), self._support(rows)
-        )
-        plan = self.control(*states, target)
+        plan = self.teacher(self.env, rows)
         action = torch.zeros(len(self._alive), self.body.model.nu)
         action[rows] = plan.excitation.float()
         self.effort.steps += len(rows)
         self.effort.unsolved += plan.unsolved
         self.effort.control_s += time.perf_counter() - start
         return action
-
-    def _support(self, rows: Tensor) -> np.ndarray:
-        """(n, geoms) false for soles that the reference has off the ground: at once, but a foot may come down early."""
-        env = self.env
-        soles = torch.from_numpy(np.concatenate([[], *self.body.foot_geom_ids.values()])).long()
-        ahead = (self._heights[env.bank.row(env.clip[rows], env.frame[rows] + steps)] for steps in (LEAVES, LANDS))
-        support = torch.ones(len(rows), self.body.model.ngeom, dtype=torch.bool)
-        support[:, soles] = torch.stack([height < STANDS for height in ahead]).any(dim=0)
-        return support.numpy()
 
     def _book(self, earned: Tensor, terminated: Tensor, recording: bool) -> None:
         super()._book(earned, terminated, recording)
@@ -138,12 +113,6 @@ class ControlTracker(Tracker):
         result = self._results[clip]
         if self._hands.any():
             self._results[clip] = replace(result, errors=result.errors | {"hand_error": hand})
-
-
-def sole_heights(body: Embodiment, bank: ReferenceBank) -> Tensor:
-    """Height (F, G) m of each sole geom above the ground in every frame of a bank, in the order of ``foot_geom_ids``."""
-    geoms = np.concatenate([[], *body.foot_geom_ids.values()]).astype(int)
-    return torch.from_numpy(lowest_points(body, bank.frames.qpos.double().numpy(), geoms))
 
 
 class Unlearned:

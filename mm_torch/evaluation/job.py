@@ -17,6 +17,7 @@ from mm_torch.evaluation.control import ControlTracker, Unlearned, control_recip
 from mm_torch.evaluation.evalkit import KitWriter
 from mm_torch.evaluation.recording import rollout_of, rollout_writer
 from mm_torch.evaluation.tracker import UNCHANGED, ClipResult, Conditions, Trace, Tracker, evaluation_recipe
+from mm_torch.hub.download import local_path
 from mm_torch.motion.bank import ReferenceBank
 from mm_torch.motion.splits import leakage, motions_of
 from mm_torch.ppo.policy import Agent
@@ -75,11 +76,19 @@ def load_agent(path: Path | str) -> tuple[Recipe, Agent]:
         CheckpointError: the file cannot be used.
     """
     checkpoint = ckpt.read_checkpoint(path)
+    weights, layout = checkpoint["state_dict"], checkpoint[ckpt.KEY]["layout"]
     recipe = to_recipe(checkpoint[ckpt.KEY]["recipe"])
     body = build.build_body(recipe)
-    ckpt.check_compatible(path, checkpoint, body, checkpoint[ckpt.KEY]["layout"])
-    actions = checkpoint["state_dict"]["agent.nets.log_std"].numel()
-    agent = Agent.of(recipe, body, checkpoint[ckpt.KEY]["layout"], actions)
+    ckpt.check_compatible(path, checkpoint, body, layout)
+    terms, own = [name for name, *_ in layout], list(recipe.task.observation)
+    if terms != own:
+        raise ckpt.CheckpointError(f"{path}: its weights were trained on the observation {terms}, its recipe asks for {own}; "
+                                   "use the file as it was written")
+    odd = [name for name, value in weights.items() if value.is_floating_point() and not value.isfinite().all()]
+    if odd or "agent.nets.log_std" not in weights:
+        wrong = f"{odd[0]} is not finite" if odd else "agent.nets.log_std is missing"
+        raise ckpt.CheckpointError(f"{path}: {wrong}; use another checkpoint of the run")
+    agent = Agent.of(recipe, body, layout, weights["agent.nets.log_std"].numel())
     ckpt.load_weights(path, agent, checkpoint)
     return recipe, agent.eval()
 
@@ -232,7 +241,7 @@ def warn_of_leakage(trained: str | None, tested: str | None) -> None:
         trained: ``motions`` of the training; nothing is known where its directory is not on this machine.
         tested: ``motions`` of the test; None: those of the training.
     """
-    if trained is None or tested is None or not (Path(trained).is_dir() and Path(tested).is_dir()):
+    if trained is None or tested is None or not (Path(trained).is_dir() and local_path(tested, ".npz").is_dir()):
         return
     if Path(trained).resolve() == Path(tested).resolve():
         return

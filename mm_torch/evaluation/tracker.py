@@ -17,11 +17,8 @@ from mm_torch.config.schema import Recipe
 from mm_torch.evaluation.perturbation import Push, Pushes, weakened
 from mm_torch.motion.bank import ReferenceBank
 from mm_torch.ppo.policy import Agent
-from mm_torch.sim.physics import Physics
-from mm_torch.sim.selective import SelectivePhysics
 from mm_torch.task.metrics import tracking_errors
 from mm_torch.task.reward import reward
-from sim_models.embodiment import Embodiment
 
 ERRORS = (
     "joint_position_error", "joint_velocity_error", "root_position_error", "root_yaw_error", "relative_site_error",
@@ -130,7 +127,7 @@ class Tracker:
         self.recipe, self.bank, self.conditions = recipe, bank, conditions
         self.body = build.build_body(recipe)
         self.simulated = weakened(self.body, dict(conditions.strength))
-        self.physics, self._running = _worlds(recipe, self.simulated, threads)
+        self.physics = build.build_physics(recipe, self.simulated, ROWS, threads)
         self.physics.body = self.body
         self.env = build.build_env(recipe, self.physics, bank)
         self._pushes = None if conditions.push is None else Pushes(self.simulated, conditions.push, bank.fps)
@@ -159,7 +156,6 @@ class Tracker:
                 self._refill(record is not None)
                 action, held = self._act(agent), 0
             self._push()
-            self._running.copy_(self._alive)
             held += 1
             taken = self.env.advance(action, self._alive, observed=held == hold)
             self._book(taken.reward, taken.terminated, record is not None)
@@ -269,15 +265,6 @@ class Tracker:
             arrays = {name: torch.stack([f[name] for f in frames]).double().cpu().numpy() for name in frames[0]}
             rewards = {n.removeprefix("reward "): arrays.pop(n) for n in list(arrays) if n.startswith("reward ")}
             record(Trace(clip=self.bank.names[clip], rewards=rewards, finished=not early, **arrays))
-
-
-def _worlds(recipe: Recipe, body: Embodiment, threads: int) -> tuple[Physics, Tensor]:
-    """Physics of ``ROWS`` worlds, and the mask by which it leaves out worlds that do not run, where it can."""
-    if build.backend(recipe) == "native":
-        native = SelectivePhysics(body, ROWS, threads)
-        return native, native.running
-    physics = build.build_physics(recipe, body, ROWS, threads)
-    return physics, torch.ones(ROWS, dtype=torch.bool, device=physics.device)
 
 
 def evaluation_recipe(recipe: Recipe, motions: str | None, thresholds: dict[str, float | None]) -> Recipe:

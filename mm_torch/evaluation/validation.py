@@ -13,9 +13,11 @@ from mm_torch.config.schema import Recipe
 from mm_torch.evaluation import figures
 from mm_torch.evaluation.comparison import summarise
 from mm_torch.evaluation.job import evaluation_device, thresholds_of, warn_of_leakage
+from mm_torch.evaluation.recording import rollout_of
 from mm_torch.evaluation.tracker import ClipResult, Trace, Tracker, evaluation_recipe
+from mm_torch.playback import take_of
 from mm_torch.ppo.policy import Agent
-from mm_torch.video import Take, gl_backend, write_video
+from mm_torch.video import gl_backend, write_video
 
 FILM_SECONDS = 5.0
 
@@ -56,11 +58,9 @@ class Validation:
 
     def _film(self, traces: list[Trace], path: Path) -> None:
         longest = max(traces, key=lambda t: len(t.qpos))
-        fps = self.tracker.bank.fps
-        rows = slice(0, round(FILM_SECONDS * fps) + 1)
         path.parent.mkdir(parents=True, exist_ok=True)
-        take = Take(longest.clip, fps, longest.qpos[rows], longest.activation[rows], longest.ref_qpos[rows])
-        write_video(self.tracker.body, [take], path)
+        take = take_of(rollout_of(self.tracker.body, longest, "validation"), self.tracker.body)
+        write_video(self.tracker.body, [take.cut(FILM_SECONDS)], path)
 
 
 def score(results: list[ClipResult]) -> float:

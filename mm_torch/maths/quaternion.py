@@ -28,7 +28,10 @@ def rotate(q: Tensor, v: Tensor) -> Tensor:
 
 def rotate_inverse(q: Tensor, v: Tensor) -> Tensor:
     """Rotate vectors by the inverse: parent coordinates to coordinates in the frame ``q``."""
-    return rotate(conjugate(q), v)
+    w, u = q[..., :1], q[..., 1:]
+    u, v = torch.broadcast_tensors(u, v)
+    t = 2.0 * torch.linalg.cross(u, v, dim=-1)
+    return v - w * t + torch.linalg.cross(u, t, dim=-1)
 
 
 def to_rotation_vector(q: Tensor) -> Tensor:
@@ -47,8 +50,10 @@ def from_rotation_vector(v: Tensor) -> Tensor:
 
 def angle_between(a: Tensor, b: Tensor) -> Tensor:
     """Angle (...,) rad in [0, pi] of the rotation between two orientations."""
-    r = multiply(conjugate(a), b)
-    return 2.0 * torch.atan2(r[..., 1:].norm(dim=-1), r[..., 0].abs())
+    aw, av, bw, bv = a[..., :1], a[..., 1:], b[..., :1], b[..., 1:]
+    cosine = aw * bw + (av * bv).sum(-1, keepdim=True)
+    sine = aw * bv - bw * av - torch.linalg.cross(av, bv, dim=-1)
+    return 2.0 * torch.atan2(torch.linalg.vector_norm(sine, dim=-1), cosine.squeeze(-1).abs())
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mm_torch.hub.download import local_path
 from mm_torch.motion.clip import Clip, MotionError, bind_activations, bind_to_body, clip_files, load_clip
 from mm_torch.motion.resample import interpolate_linearly, resample
 from sim_models.embodiment import Embodiment
@@ -134,12 +135,13 @@ def _pack_activations(
 
 
 def find_clips(motions: Path | str) -> list[Path]:
-    """Clip files of a directory (recursively) or the one file given.
+    """Clip files of a directory (recursively) or the one file given, on this machine or on the hub.
 
     Raises:
         MotionError: no such path, or no npz file in it.
+        HubError: they are on the hub and cannot be had.
     """
-    path = Path(motions)
+    path = local_path(motions, ".npz")
     if path.is_file():
         return [path]
     if not path.is_dir():

@@ -17,12 +17,20 @@ from sim_models.embodiment import Embodiment
 from sim_models.kinematics import reference_velocity, site_motion
 from sim_models.muscles import FINGER_JOINT
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: what solving the activations tells of forces and feasibility; clips of 1 lack it and still load
+_READ = (1, 2)
 TRAJECTORIES = "trajectory"  # folder beside clips that holds the same motions as MuscleMimic reads them
 LARGEST = 1e6  # m or rad: no position of a motion is larger
 RATES = (0.1, 1e5)  # 1/s: slowest and fastest a motion is recorded at
-_NAMES = ("joint_names", "site_names", "muscle_names", "contact_names")
-_TABLES = ("qpos", "qvel", "site_xpos", "site_xquat", "fit_error", "act")
+_NAMES = ("joint_names", "site_names", "muscle_names", "contact_names", "foot_names")
+_DYNAMICS = ("foot_force", "foot_centre_of_pressure", "root_residual", "joint_residual", "saturation")
+_TABLES = ("qpos", "qvel", "site_xpos", "site_xquat", "fit_error", "act", "contact", *_DYNAMICS, "feasible")
+# What older clips, clips without contacts and (poses of sites, which follow from qpos) installed built-in motions lack.
+_ABSENT = {
+    "site_xpos": np.zeros((0, 0, 3)), "site_xquat": np.zeros((0, 0, 4)),
+    "contact_names": np.zeros(0, np.str_), "contact": np.zeros((0, 0), dtype=bool), "foot_names": np.zeros(0, np.str_),
+    **{name: np.zeros(0) for name in _DYNAMICS}, "feasible": np.zeros(0, dtype=bool),
+}
 _WIDTH = {int(mujoco.mjtJoint.mjJNT_FREE): 7}
 
 
@@ -50,6 +58,19 @@ class Clip:
     contact       which of them stand on the floor; empty where unknown                (F, K) bool
     provenance    source, licence, tool and settings                                   JSON mapping
     ============= ==================================================================== ============ =========
+
+    Since schema 2, what the solution of the activations tells; empty where not solved, and for the feet without feet:
+
+    ======================= ========================================================== ============ =========
+    foot_names              feet of the columns below                                  (L,)
+    foot_force              force of the floor on each foot, world axes                (F, L, 3)    N
+    foot_centre_of_pressure where it acts, world; NaN without force                    (F, L, 3)    m
+    root_residual           what neither muscles nor floor supply at a free root:      (F, 6)       N, Nm
+                            force in world axes, moment in the root's
+    joint_residual          the same over the independent joints, root mean square     (F,)         Nm
+    saturation              share of the muscles above 0.98 of full activation         (F,)         [0, 1]
+    feasible                whether residuals are small enough (docs/activations.md)   (F,) bool
+    ======================= ========================================================== ============ =========
     """
 
     body: str
@@ -67,6 +88,13 @@ class Clip:
     contact: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))
     provenance: dict[str, Any] = field(default_factory=dict)
     name: str = ""
+    foot_names: tuple[str, ...] = ()
+    foot_force: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    foot_centre_of_pressure: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    root_residual: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    joint_residual: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    saturation: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    feasible: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=bool))
 
     @classmethod
     def from_qpos(
@@ -110,7 +138,7 @@ class Clip:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         arrays = {k: np.asarray(getattr(self, k), dtype=np.float32)
-                  for k in ("qvel", "site_xpos", "site_xquat", "fit_error")}
+                  for k in ("qvel", "site_xpos", "site_xquat", "fit_error", *_DYNAMICS)}
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         try:
             with os.fdopen(handle, "wb") as file:
@@ -126,6 +154,8 @@ class Clip:
                     act=np.asarray(self.act, dtype=np.float16),
                     contact_names=np.array(self.contact_names, dtype=np.str_),
                     contact=np.asarray(self.contact, dtype=bool),
+                    foot_names=np.array(self.foot_names, dtype=np.str_),
+                    feasible=np.asarray(self.feasible, dtype=bool),
                     provenance=np.str_(json.dumps(self.provenance, sort_keys=True)),
                     **arrays,
                 )
@@ -182,12 +212,14 @@ def load_clip(path: Path | str) -> Clip:
 
 def _read_own(path: Path, arrays: dict[str, np.ndarray]) -> Clip:
     version = as_number(arrays["schema_version"], f"{path}: schema_version")
-    if version != SCHEMA_VERSION:
-        raise MotionError(f"{path}: clip schema {version:g}, this version reads {SCHEMA_VERSION}; make the clip again")
-    arrays = {"contact_names": np.zeros(0, np.str_), "contact": np.zeros((0, 0), dtype=bool)} | arrays
+    if version not in _READ:
+        raise MotionError(
+            f"{path}: clip schema {version:g}, this version reads {' and '.join(map(str, _READ))}; make the clip again"
+        )
+    arrays = _ABSENT | arrays
     try:
         names = {k: as_names(arrays[k], f"{path}: {k}") for k in _NAMES}
-        tables = {k: as_numbers(arrays[k], f"{path}: {k}") for k in (*_TABLES, "contact")}
+        tables = {k: as_numbers(arrays[k], f"{path}: {k}") for k in _TABLES}
         return Clip(
             body=as_text(arrays["body"], f"{path}: body"),
             fps=as_number(arrays["fps"], f"{path}: fps"),
@@ -246,9 +278,11 @@ def _check(path: Path, clip: Clip) -> None:
         raise MotionError(f"{path}: joint_names names a joint twice; make the clip again")
     if clip.act.size and (clip.act.shape != (frames, len(clip.muscle_names)) or not np.isfinite(clip.act).all()):
         raise MotionError(f"{path}: act has shape {clip.act.shape} or is not finite; make the clip again")
-    sites, contacts = len(clip.site_names), len(clip.contact_names)
+    sites, contacts, feet = len(clip.site_names), len(clip.contact_names), len(clip.foot_names)
     wanted = {"contact": (frames, contacts), "qvel": (frames, *clip.qvel.shape[1:2]), "site_xpos": (frames, sites, 3),
-              "site_xquat": (frames, sites, 4), "fit_error": (frames, sites)}
+              "site_xquat": (frames, sites, 4), "fit_error": (frames, sites), "foot_force": (frames, feet, 3),
+              "foot_centre_of_pressure": (frames, feet, 3), "root_residual": (frames, 6), "joint_residual": (frames,),
+              "saturation": (frames,), "feasible": (frames,)}
     for name, shape in wanted.items():
         value = getattr(clip, name)
         if value.size and value.shape != shape:

@@ -2,6 +2,8 @@
 
 ``python -m mm_torch.motion.splits TRAIN TEST`` says which motions two splits share; each is a split file or a directory
 of clips. Exit status: 0 none, 1 some, 2 the command is wrong.
+
+Example: python -m mm_torch.motion.splits recipes/splits/kit_kinesis_train.txt recipes/splits/kit_kinesis_test.txt
 """
 
 from __future__ import annotations
@@ -11,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
+from mm_torch.hub.download import local_path
 from mm_torch.motion.clip import clip_files
 
 # Folders that AMASS has given one data set: of its site and of its archives.
@@ -124,12 +127,13 @@ def check_disjoint(train: Iterable[str], test: Iterable[str]) -> None:
 
 
 def motions_of(path: Path | str) -> tuple[str, ...]:
-    """Ids of a split file, or of the clips in a directory: their paths below it, without suffix.
+    """Ids of a split file, or of the clips in a directory (or on the hub): their paths below it, without suffix.
 
     Raises:
         SplitError: the split file cannot be used, or the directory holds no clip.
+        HubError: they are on the hub and cannot be had.
     """
-    path = Path(path)
+    path = local_path(path, ".npz")
     if not path.is_dir():
         return read_split(path)
     clips = clip_files(path)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mm_torch.muscle.activation import ActivationDynamics
-from mm_torch.muscle.box_qp import approach_box_least_squares
+from mm_torch.muscle.box_qp import Coupled, approach_box_least_squares
 from mm_torch.muscle.dynamics import Dynamics, Linearisation
 from sim_models.embodiment import Embodiment
 
@@ -164,18 +164,15 @@ class ComputedMuscleControl:
         factor = torch.linalg.cholesky(dynamics.mass)
         solved = torch.cholesky_solve(torch.cat([sources, start[:, :, None]], dim=2), factor)
         response, idle = solved[:, :, :-1], solved[:, :, -1]  # acceleration = response @ x + idle
-        stiff_rows = dynamics.rows * dynamics.stiffening[:, :, None]
-        contact_response = torch.bmm(stiff_rows, response)
-        contact_response[:, :, muscles:] += torch.diag_embed(dynamics.regulariser * self._force_unit)
-        contact_error = dynamics.wanted - torch.bmm(stiff_rows, idle[:, :, None])[:, :, 0]
+        seen = dynamics.rows * dynamics.stiffening[:, :, None]
         real = (dynamics.rows.abs().amax(dim=2) > 0.0).double()
         loose = real * ~kept
         weight = self.settings.contact * real
-        slack = torch.diag_embed(-self.settings.contact * SLACK_LIMIT * loose)
-        matrix = torch.cat([
-            torch.cat([response * self._weights[:, None], response.new_zeros(*wanted.shape, rows)], dim=2),
-            torch.cat([contact_response * weight[:, :, None], slack], dim=2),
-        ], dim=1)
+        matrix = Coupled(
+            response, self._weights.expand(wanted.shape), seen * weight[:, :, None],
+            weight * dynamics.regulariser * self._force_unit, weight * SLACK_LIMIT * loose,
+        )
+        contact_error = dynamics.wanted - torch.bmm(seen, idle[:, :, None])[:, :, 0]
         error = torch.cat([(wanted - idle) * self._weights, contact_error * weight], dim=1)
         ridge = torch.cat([
             self.settings.effort * reach.square(), FORCE_CHARGE + LOOSE_CHARGE * loose, torch.full_like(real, SLACK_CHARGE)

@@ -35,6 +35,7 @@ class Equations(NamedTuple):
     floor     generalised force of a unit force along each pyramid edge      (F, D, 4P)       per N
     load      inertial, bias and passive force that remains to be balanced   (F, D)           Nm or N
     effort    relative charge for floor force at each edge; inf: impossible  (F, 4P)
+    points    where the edges' forces act, world                             (F, P, 3)        m
     ========= ============================================================== ================ ========
     """
 
@@ -42,6 +43,7 @@ class Equations(NamedTuple):
     floor: Tensor
     load: Tensor
     effort: Tensor
+    points: Tensor
 
 
 def differentiate(body: Embodiment, qpos: np.ndarray, fps: float, smoothing_s: float) -> Reference:
@@ -96,6 +98,7 @@ def equations_of_motion(body: Embodiment, reference: Reference, soles: SolePoint
     moment, gain = np.empty((frames, model.nu, model.nv)), np.empty((frames, model.nu))
     load = np.empty((frames, model.nv))
     floor, effort = np.zeros((frames, edges, model.nv)), np.full((frames, edges), np.inf)
+    points = np.zeros((frames, len(soles.geom), 3))
     inertial = np.empty(model.nv)
     for f in range(frames):
         data.qpos[:], data.qvel[:] = reference.qpos[f], reference.qvel[f]
@@ -111,13 +114,21 @@ def equations_of_motion(body: Embodiment, reference: Reference, soles: SolePoint
         mujoco.mj_mulM(model, data, inertial, reference.qacc[f])
         load[f] = inertial + data.qfrc_bias - data.qfrc_passive - data.qfrc_actuator
         if edges:
-            floor[f], effort[f] = _floor_columns(model, data, soles)
+            points[f] = soles.lowest(data)
+            floor[f], effort[f] = _floor_columns(model, data, soles, points[f])
     coupling = torch.from_numpy(body.couplings.jacobian(reference.qpos))  # (F, V, D)
     muscle = torch.bmm(torch.from_numpy(moment), coupling) * torch.from_numpy(gain)[:, :, None]
     return Equations(
         muscle.mT.contiguous(), torch.bmm(torch.from_numpy(floor), coupling).mT.contiguous(),
         torch.bmm(coupling.mT, torch.from_numpy(load)[:, :, None])[:, :, 0], torch.from_numpy(effort),
+        torch.from_numpy(points),
     )
+
+
+def edge_forces(edges: Tensor) -> Tensor:
+    """Forces (F, P, 3) in N, world axes, of the forces along the edges of friction pyramids (F, 4P)."""
+    right, left, ahead, back = edges.reshape(len(edges), -1, 4).unbind(dim=2)
+    return torch.stack([FRICTION * (right - left), FRICTION * (ahead - back), right + left + ahead + back], dim=2)
 
 
 def _position_and_velocity(model: mujoco.MjModel, data: mujoco.MjData) -> None:
@@ -131,10 +142,9 @@ def _position_and_velocity(model: mujoco.MjModel, data: mujoco.MjData) -> None:
 
 
 def _floor_columns(
-    model: mujoco.MjModel, data: mujoco.MjData, soles: SolePoints
+    model: mujoco.MjModel, data: mujoco.MjData, soles: SolePoints, points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Generalised force (4P, V) of unit edge forces and their relative charge (4P,), at the state in ``data``."""
-    points = soles.lowest(data)
     jacobian = np.zeros((len(points), 3, model.nv))
     for p, point in enumerate(points):
         if points[p, 2] < CONTACT_REACH * CONTACT_HEIGHT:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mm_torch.maths.ranks import pooled
+
 BATCH_VARIANCE_FLOOR = 1e-6
 """Added to each batch variance: a column that never moves keeps a standard deviation of at least 1e-3."""
 DIVISOR_EPSILON = 1e-8
@@ -116,7 +118,7 @@ class ObservationNormaliser(nn.Module):
             x: Observations, (..., O).
 
         Returns:
-            Count (), mean (O,), squared deviations (O,) for ``merge``; a distributed run combines them across ranks.
+            Count (), mean (O,), squared deviations (O,) for ``merge``, of this rank.
 
         Raises:
             ValueError: The last axis is not O.
@@ -136,12 +138,12 @@ class ObservationNormaliser(nn.Module):
     @torch.jit.ignore
     @torch.no_grad()
     def update(self, x: Tensor) -> None:
-        """Fold a batch into the statistics, in place and without a device synchronisation.
+        """Fold a batch into the statistics, in place and without a device synchronisation; of all ranks together.
 
         Args:
             x: Observations, (..., O).
         """
-        self.merge(*self.moments(x))
+        self.merge(*pooled(self.moments(x)))
 
     @torch.jit.ignore
     def upstream_forward(self, x: Tensor) -> Tensor:
@@ -193,7 +195,7 @@ class RewardNormaliser(nn.Module):
 
     @torch.no_grad()
     def update(self, reward: Tensor, done: Tensor, mask: Tensor | None = None) -> None:
-        """Advance the returns by one step and fold them into the statistics, in place, without a synchronisation.
+        """Advance the returns by one step and fold those of all ranks into the statistics, in place and on the device.
 
         Args:
             reward: Raw reward of the step, (N,).
@@ -214,7 +216,7 @@ class RewardNormaliser(nn.Module):
         zeros = torch.zeros_like(self.returns)
         before = torch.where(done, zeros, self.returns) if self.upstream else self.returns
         after = self.gamma * before + torch.where(kept, reward.double(), zeros)
-        count, mean, squares = batch_moments(after.unsqueeze(-1), kept)
+        count, mean, squares = pooled(batch_moments(after.unsqueeze(-1), kept))
         merge_moments(self.mean, self.var, self.count, count, mean, squares)
         self.rejected.add_((stepped & ~finite).sum())
         restart = ~finite if self.upstream else done | ~finite

@@ -37,6 +37,7 @@ from mm_torch.policy.modules import (
     PolicyFileError,
 )
 from mm_torch.policy.sheet import LICENCES, policy_sheet
+from mm_torch.policy.terms import motion_source
 from mm_torch.ppo.policy import Agent
 from mm_torch.sim.threads import apply, budget_threads
 from mm_torch.task.env import MimicEnv
@@ -93,7 +94,7 @@ def export_policy(checkpoint: Path | str, out: Path | str, formats: tuple[str, .
     out = Path(out)
     _check_target(out)
     recipe, agent = load_agent(checkpoint)
-    with _threads() as physics_threads, _new_directory(out) as folder:
+    with _threads() as physics_threads, new_directory(out) as folder:
         recipe = replace(evaluation_recipe(recipe, motions, thresholds_of(recipe)), sim="native")
         body = build.build_body(recipe)
         bank = build.build_bank(recipe, body, torch.device("cpu"))
@@ -107,7 +108,10 @@ def export_policy(checkpoint: Path | str, out: Path | str, formats: tuple[str, .
         notice = metadata.distribution("musclemimic-models").read_text("licenses/NOTICE") or ""
         (folder / "NOTICE").write_text("\n".join([*LICENCES, "", "Of the package of the bodies:", "", notice]))
         extra = ckpt.read_checkpoint(checkpoint)[ckpt.KEY]
-        sheet = policy_sheet(recipe, env, extra) | {"formats": figures, "evaluation": results}
+        sheet = policy_sheet(recipe, env, extra) | {
+            "trained_on": motion_source(body.name, extra["recipe"]["motions"]),
+            "clips_from": motion_source(body.name, recipe.motions), "formats": figures, "evaluation": results,
+        }
         (folder / SHEET).write_text(json.dumps(sheet, indent=1) + "\n")
     return out
 
@@ -285,7 +289,7 @@ def _check_target(out: Path) -> None:
 
 
 @contextmanager
-def _new_directory(out: Path) -> Iterator[Path]:
+def new_directory(out: Path) -> Iterator[Path]:
     """A directory beside ``out`` that takes its place in the end, and is removed after an error."""
     try:
         out.absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ LICENCES = (
     "The policy was made with mm_torch (Apache-2.0).",
     "The arm of myo_fullbody and myo_bimanual is MoBL-ARMS (Saul et al. 2015), released for non-commercial purposes only; "
     "this restricts the file body.mjb.gz and policies trained on these bodies too.",
-    "Motions in clips/ carry the terms of their source; the built-in ones are mm_torch's own (Apache-2.0).",
+    "Motions in clips/ carry the terms of their source, which policy.json states (clips_from).",
 )
 OWN, WORLD, ROOT, HEADING = "joint coordinates", "world", "root body", "heading of the simulated root"
 # unit and frame of each observation term

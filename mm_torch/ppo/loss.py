@@ -10,6 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mm_torch.maths.ranks import pooled
+from mm_torch.nets.normaliser import batch_moments
+
 ADVANTAGE_EPSILON = 1e-8
 
 
@@ -17,7 +20,7 @@ class PpoLoss(NamedTuple):
     """One loss evaluation. Only ``total`` carries a gradient; every entry is a scalar tensor ().
 
     ======================  ================================================================
-    ``total``               policy + value_weight value - entropy_weight entropy + auxiliary
+    ``total``               policy + value_weight value - entropy_weight entropy + auxiliary, or the value's part alone
     ``policy``              clipped surrogate, to be minimised
     ``value``               (clipped) value loss, before its weight
     ``entropy``             mean policy entropy, nat
@@ -57,8 +60,18 @@ def require_same_shape(**tensors: Tensor) -> None:
 
 
 def normalise_advantage(advantage: Tensor) -> Tensor:
-    """``(A - mean) / (std + 1e-8)`` with the population standard deviation, over all entries."""
-    return (advantage - advantage.mean()) / (advantage.std(correction=0) + ADVANTAGE_EPSILON)
+    """``(A - mean) / (std + 1e-8)`` with the population standard deviation, over the last axis and over all ranks.
+
+    Args:
+        advantage: (B,) or, minibatch by minibatch, (K, B).
+
+    Returns:
+        Same shape.
+    """
+    rows = advantage.reshape(-1, advantage.shape[-1]).T  # (B, K)
+    count, mean, squares = pooled(batch_moments(rows, torch.ones_like(rows[:, 0], dtype=torch.bool)))
+    std = (squares / count).sqrt().to(rows.dtype)
+    return ((rows - mean.to(rows.dtype)) / (std + ADVANTAGE_EPSILON)).T.reshape(advantage.shape)
 
 
 def probability_ratio(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
@@ -120,6 +133,7 @@ def ppo_loss(
     value_clip: float | None,
     value_weight: float,
     entropy_weight: float,
+    actor: bool = True,
 ) -> PpoLoss:
     """Total loss of one minibatch and its parts.
 
@@ -136,6 +150,7 @@ def ppo_loss(
         value_clip: Half-width of the value's clip range; None for no clipping.
         value_weight: Factor of the value loss.
         entropy_weight: Factor of the entropy bonus.
+        actor: Whether the actor learns, too; if not, the total is the critic's part.
 
     Returns:
         The loss and its parts.
@@ -149,7 +164,9 @@ def ppo_loss(
     critic = clipped_value_loss(value, old_value, target, value_clip)
     bonus = entropy.mean()
     extra = torch.zeros_like(policy) if auxiliary is None else auxiliary
-    total = policy + value_weight * critic - entropy_weight * bonus + extra
+    total = value_weight * critic
+    if actor:
+        total = policy + total - entropy_weight * bonus + extra
     seen = ratio.detach()
     return PpoLoss(
         total=total,

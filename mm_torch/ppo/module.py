@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from tensordict import TensorDict
 from torch import Tensor
 
 from mm_torch.config.schema import Recipe
+from mm_torch.maths import ranks
 from mm_torch.nets.normaliser import RewardNormaliser
 from mm_torch.ppo.advantage import Advantage, generalised_advantage
 from mm_torch.ppo.curriculum import RewardCurriculum, TerminationCurriculum
@@ -30,8 +32,12 @@ from mm_torch.ppo.policy import Agent, UpstreamAgent
 from mm_torch.ppo.schedule import learning_rate
 from mm_torch.task.env import MimicEnv
 
+log = logging.getLogger(__name__)
+
 DUMPED_ROWS = 4096
 """Rows of a minibatch that a dump holds at most."""
+RANK_BUFFERS = ("agent.normaliser.rejected", "reward_normaliser.returns", "reward_normaliser.rejected")
+"""Buffers that differ between ranks; all others are the same everywhere."""
 
 
 class PpoModule(lightning.LightningModule):
@@ -63,9 +69,10 @@ class PpoModule(lightning.LightningModule):
         )
         self.iteration = 0
         self._skipped = 0  # optimiser steps left out one after the other up to now
+        self._diverged = 0  # iterations one after the other whose KL divergence passed ppo.max_kl
         self.metrics: dict[str, float] = {}
         self.batch_size = recipe.num_envs * self.config.rollout_steps
-        self.batch_control_steps = self.batch_size * recipe.task.action.hold_steps
+        self.batch_control_steps = self.batch_size * recipe.task.action.hold_steps * ranks.world_size()
         self.total_iterations = max(1, -(-recipe.total_steps // self.batch_control_steps))
         curriculum = recipe.curriculum
         self.termination_curriculum = (
@@ -99,7 +106,8 @@ class PpoModule(lightning.LightningModule):
             batch_idx: unused.
 
         Raises:
-            GradientError: ``ppo.max_skipped_steps`` steps in a row had gradients that are not finite.
+            GradientError: ``ppo.max_skipped_steps`` steps in a row had gradients that are not finite, or
+                ``ppo.max_kl_iterations`` iterations in a row a KL divergence above ``ppo.max_kl``.
         """
         observation, action = rollout["observation"], rollout["action"]
         value, advantage = self._advantages(rollout)
@@ -116,20 +124,23 @@ class PpoModule(lightning.LightningModule):
         set_learning_rate(optimiser, rate)  # type: ignore[arg-type]
         losses, clips = [], []
         for _ in range(self.config.epochs):
-            order = torch.randperm(self.batch_size, device=observation.device)
-            for rows in order.view(self.config.minibatches, -1):
-                batch = {name: x[rows] for name, x in samples.items()}
+            order = torch.randperm(self.batch_size, device=observation.device).view(self.config.minibatches, -1)
+            normalised = normalise_advantage(samples["advantage"][order])
+            for rows, advantages in zip(order, normalised, strict=True):
+                batch = {name: x[rows] for name, x in samples.items()} | {"advantage": advantages}
                 loss = self._loss(batch)
                 optimiser.zero_grad(set_to_none=True)
                 self.manual_backward(loss.total)
                 clips.append(guarded_step(optimiser, self.config.max_grad_norm))  # type: ignore[arg-type]
                 losses.append(loss)
-        if not self.config.upstream:
+        if not self.config.upstream and not self.recipe.distillation.labels:  # what was distilled rests on its statistics
             self.agent.take_in(observation)
+        self.env.statistics.pool()
         self._adapt()
         self.iteration += 1
         self.metrics = self._figures(losses, clips, samples, rate)
         self._stop_if_skipping(losses, clips, batch)
+        self._stop_if_diverging(losses, clips, batch)
         self.env.statistics.clear()
         self.env.physics.check()
         self.env.dump_failures()
@@ -158,10 +169,10 @@ class PpoModule(lightning.LightningModule):
         out = self.agent.evaluate(batch["observation"])
         return ppo_loss(
             log_prob=nets.log_prob(out.mean, out.log_std, batch["action"]), old_log_prob=batch["log_prob"],
-            advantage=normalise_advantage(batch["advantage"]), value=out.value, old_value=batch["value"],
+            advantage=batch["advantage"], value=out.value, old_value=batch["value"],
             target=batch["target"], entropy=nets.entropy(out.log_std), auxiliary=out.auxiliary_loss,
             clip=config.clip, value_clip=config.value_clip, value_weight=config.value_weight,
-            entropy_weight=config.entropy_weight,
+            entropy_weight=config.entropy_weight, actor=self.iteration >= config.value_warmup,
         )
 
     def _learning_rate(self) -> float:
@@ -189,23 +200,29 @@ class PpoModule(lightning.LightningModule):
         self, losses: list[PpoLoss], clips: list[ClipReport], samples: dict[str, Tensor], rate: float
     ) -> dict[str, float]:
         means = {name: torch.stack([getattr(loss, name) for loss in losses]).mean() for name in PpoLoss._fields}
-        tensors = {
-            "kl": means["kl"],
+        kl = ranks.sum_over_ranks(torch.stack([loss.kl.double() for loss in losses])) / ranks.world_size()
+        averaged = {
+            "kl": kl.mean(),
+            "kl_max": kl.max(),
             "policy_std": self.agent.nets.log_std.exp().mean(),
             "policy_loss": means["policy"],
             "value_loss": means["value"],
             "entropy": means["entropy"],
             "clip_fraction": means["clip_fraction"],
-            "ratio_max": torch.stack([loss.ratio_max for loss in losses]).max(),
             "explained_variance": explained_variance(samples["value"], samples["target"]),
             "gradient_norm": torch.stack([clip.norm for clip in clips]).mean(),
             "skipped_steps": skipped_steps(self.optimizers()),  # type: ignore[arg-type]
             "reward_scale": self.reward_normaliser.var.sqrt().squeeze(),
-            "rejected_observations": self.agent.normaliser.rejected,
             "action_saturation": (samples["action"].abs() > 1.0).float().mean(),
             "threshold_scale": self.env.threshold_scale,
         }
-        names, values = list(tensors), torch.stack([t.detach().double() for t in tensors.values()]).tolist()
+        largest = {"ratio_max": torch.stack([loss.ratio_max for loss in losses]).max()}
+        summed = {"rejected_observations": self.agent.normaliser.rejected}
+        values = torch.cat([
+            ranks.sum_over_ranks(_column(averaged)) / ranks.world_size(), ranks.largest_over_ranks(_column(largest)),
+            ranks.sum_over_ranks(_column(summed)),
+        ]).tolist()
+        names = [*averaged, *largest, *summed]
         return self.env.statistics.read() | dict(zip(names, values, strict=True)) | {"learning_rate": rate}
 
     def _stop_if_skipping(self, losses: list[PpoLoss], clips: list[ClipReport], batch: dict[str, Tensor]) -> None:
@@ -214,34 +231,51 @@ class PpoModule(lightning.LightningModule):
         longest, self._skipped = consecutive_skips(finite, self._skipped)
         if longest < self.config.max_skipped_steps:
             return
-        terms = {name: torch.stack([getattr(loss, name).detach() for loss in losses]) for name in PpoLoss._fields}
-        odd = [name for name, x in terms.items() if not bool(x.isfinite().all())]
-        path = self._dump(terms | {"norm": torch.stack([clip.norm for clip in clips])}, batch)
+        odd = [n for n in PpoLoss._fields if not all(bool(getattr(loss, n).isfinite()) for loss in losses)]
         raise GradientError(
             f"{longest} optimiser steps in a row had gradients that are not finite (ppo.max_skipped_steps="
             f"{self.config.max_skipped_steps}, iteration {self.iteration}; loss terms not finite: {', '.join(odd) or 'none'})"
-            f"{f'; dump in {path}' if path else ''}; none of them changed a weight: go on with resume= and a smaller "
-            "ppo.optimiser.lr or other loss weights"
+            f"{self._dump('failed_gradients', losses, clips, batch)}; none of them changed a weight: go on with resume= and "
+            "a smaller ppo.optimiser.lr or other loss weights"
         )
 
-    def _dump(self, terms: dict[str, Tensor], batch: dict[str, Tensor]) -> Path | None:
-        """Loss terms and norms of the iteration's minibatches, weights, and rows of the last minibatch as npz.
+    def _stop_if_diverging(self, losses: list[PpoLoss], clips: list[ClipReport], batch: dict[str, Tensor]) -> None:
+        """Sound the alarm where the policy leaves the one that collected, and give up where it keeps doing so."""
+        limit, patience, kl = self.config.max_kl, self.config.max_kl_iterations, self.metrics["kl_max"]
+        if limit is None or kl <= limit:  # false where it is not a number
+            self._diverged = 0
+            return
+        self._diverged += 1
+        alarm = f"KL divergence {kl:.3g} above ppo.max_kl={limit:g} in iteration {self.iteration}"
+        if patience and self._diverged >= patience:
+            raise GradientError(
+                f"{alarm}, for ppo.max_kl_iterations={patience} in a row{self._dump('divergence', losses, clips, batch)}; "
+                "go on with resume= and a smaller ppo.optimiser.lr, ppo.epochs=1 or more ppo.minibatches"
+            )
+        if self._diverged == 1 and ranks.is_first():
+            log.warning("%s; if it stays so, lower ppo.optimiser.lr or ppo.epochs", alarm)
+
+    def _dump(self, name: str, losses: list[PpoLoss], clips: list[ClipReport], batch: dict[str, Tensor]) -> str:
+        """Loss terms and norms of the iteration's minibatches, weights, and rows of the last minibatch as npz; of each rank.
 
         Returns:
-            The file in the run directory; None for a trainer without one.
+            Where it is, for a message; nothing for a trainer without a run directory.
         """
         if self.trainer.logger is None or self.trainer.logger.save_dir is None:
-            return None
-        folder = Path(self.trainer.logger.save_dir) / "failed_gradients"
+            return ""
+        terms = {n: torch.stack([getattr(loss, n).detach() for loss in losses]) for n in PpoLoss._fields}
+        terms["norm"] = torch.stack([clip.norm for clip in clips])
+        folder = Path(self.trainer.logger.save_dir) / name
         folder.mkdir(parents=True, exist_ok=True)
-        path, temporary = folder / f"{self.iteration:06}.npz", folder / f".{self.iteration:06}.tmp"
+        stem = f"{self.iteration:06}" + (f"-rank{ranks.rank()}" if ranks.world_size() > 1 else "")
+        path, temporary = folder / f"{stem}.npz", folder / f".{stem}.tmp"
         weights = {n: x for n, x in self.agent.state_dict().items() if isinstance(x, Tensor)}
         groups = {"loss": terms, "weights": weights, "minibatch": {n: x[:DUMPED_ROWS] for n, x in batch.items()}}
         arrays = {f"{group}/{n}": x.detach().cpu().numpy() for group, xs in groups.items() for n, x in xs.items()}
         with temporary.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
         os.replace(temporary, path)
-        return path
+        return f"; dump in {path}"
 
     # -- checkpoint ---------------------------------------------------------------------------------------------------
     def curriculum_state(self) -> dict[str, dict[str, Tensor]]:
@@ -254,3 +288,25 @@ class PpoModule(lightning.LightningModule):
         for name, curriculum in (("termination", self.termination_curriculum), ("reward", self.reward_curriculum)):
             if curriculum is not None and name in state:
                 curriculum.load_state_dict(state[name])
+
+    def rank_state(self) -> dict[str, Any]:
+        """What each rank has for its own: worlds, generators, returns and counts of its worlds."""
+        generators = {"cpu": torch.get_rng_state()}
+        if self.env.device.type == "cuda":
+            generators["cuda"] = torch.cuda.get_rng_state(self.env.device)
+        buffers = dict(self.named_buffers())
+        return {
+            "simulation": self.env.simulation_state(), "rng": generators,
+            "buffers": {name: buffers[name].clone() for name in RANK_BUFFERS},
+        }
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        """Restore ``rank_state`` but for torch's generators, which building a collector would disturb."""
+        self.env.load_simulation_state(state["simulation"])
+        buffers = dict(self.named_buffers())
+        for name, value in state.get("buffers", {}).items():
+            buffers[name].copy_(value)
+
+
+def _column(figures: dict[str, Tensor]) -> Tensor:
+    return torch.stack([figure.detach().double() for figure in figures.values()])

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import lzma
 import os
+import struct
 import tempfile
+import tokenize
+import zipfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -17,9 +24,16 @@ from torch import Tensor
 from mm_torch.sim.physics import PhysicsState
 from sim_models.embodiment import Embodiment
 
-SCHEMA = 1
+SCHEMA = 2
 WORLDS_PER_DUMP = 16  # a simulation that fails everywhere must not fill the disk
+# what NumPy's reader and JSON's let through
+_DAMAGE = (OSError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError, LookupError,
+           TypeError, ValueError, AttributeError, OverflowError, MemoryError, SystemError, RuntimeError, SyntaxError)
 _FIELDS = ("qpos", "qvel", "act", "ctrl", "fresh")
+
+
+class FlightError(ValueError):
+    """A flight record cannot be used; the message names the file and what is wrong."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,6 +140,7 @@ class FlightRecorder:
         path = self.directory / f"failure-{number:04d}.npz"
         metadata = {
             "schema": SCHEMA, "body": self.body.name, "fingers": self.body.fingers, "model": model_path.name,
+            "model_sha256": hashlib.sha256(model_path.read_bytes()).hexdigest(),
             "substeps": self.body.substeps, "control_steps": self._steps,
             "versions": {"mujoco": mujoco.__version__, "torch": torch.__version__, "numpy": np.__version__},
         }
@@ -149,13 +164,41 @@ class FlightRecorder:
 
 
 def load_flights(path: Path) -> list[Flight]:
-    """Read the flights of a dump."""
-    with np.load(path, allow_pickle=False) as file:
-        schema = json.loads(str(file["metadata"]))["schema"]
-        if schema != SCHEMA:
-            raise ValueError(f"{path.name} has schema {schema}, this version reads {SCHEMA}: use the one that wrote it")
-        arrays = {name: file[name] for name in (*_FIELDS, "lengths", "worlds")}
-    return [
+    """Read the flights of a dump.
+
+    Raises:
+        FlightError: no such file, or one that this version did not write.
+    """
+    return _load(path)[1]
+
+
+def _load(path: Path) -> tuple[dict[str, Any], list[Flight]]:
+    """Metadata and flights, checked."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            metadata = json.loads(str(file["metadata"]))
+            if metadata["schema"] != SCHEMA:
+                raise FlightError(
+                    f"{path}: flight record of schema {metadata['schema']}, this version reads {SCHEMA}; use the one that "
+                    "wrote it"
+                )
+            arrays = {name: file[name] for name in (*_FIELDS, "lengths", "worlds")}
+        steps = arrays["fresh"].shape[1]
+        for name, array in arrays.items():
+            kind = "b" if name == "fresh" else "i" if name in ("lengths", "worlds") else "f"
+            shape = array.shape if kind == "i" else array.shape[:2]
+            if array.dtype.kind != kind or shape != (len(arrays["worlds"]), steps)[: 1 if kind == "i" else 2]:
+                raise ValueError(f"{name} is of type {array.dtype} and shape {array.shape}")
+        if arrays["fresh"].shape[2:] != (1,) or any(arrays[name].ndim != 3 for name in _FIELDS):
+            raise ValueError("an array has the wrong number of axes")
+        if len(arrays["lengths"]) and not 0 <= arrays["lengths"].min() <= arrays["lengths"].max() <= steps:
+            raise ValueError(f"lengths {arrays['lengths'].tolist()} of {steps} steps")
+    except FlightError:
+        raise
+    except _DAMAGE as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise FlightError(f"{path}: no readable flight record ({type(error).__name__}: {reason}); copy it again") from None
+    return metadata, [
         Flight(world=int(world), **{name: arrays[name][row, :length] for name in _FIELDS[:-1]},
                fresh=arrays["fresh"][row, :length, 0])
         for row, (world, length) in enumerate(zip(arrays["worlds"], arrays["lengths"], strict=True))
@@ -170,11 +213,22 @@ def replay(path: Path) -> list[Flight]:
 
     Returns:
         One flight per recorded world with one state more than steps: the last is the end of the last step.
+
+    Raises:
+        FlightError: the record or the model beside it cannot be used, or is not the one that was recorded.
     """
-    with np.load(path, allow_pickle=False) as file:
-        metadata = json.loads(str(file["metadata"]))
-    model = mujoco.MjModel.from_binary_path(str(path.parent / metadata["model"]))
-    return [_replay_flight(model, metadata["substeps"], flight) for flight in load_flights(path)]
+    metadata, flights = _load(path)
+    name, substeps = metadata.get("model"), metadata.get("substeps")
+    if not isinstance(name, str) or Path(name).name != name or type(substeps) is not int or not 1 <= substeps <= 1000:
+        raise FlightError(f"{path}: names no model beside it, or no substeps (model {name!r}, substeps {substeps!r})")
+    file = path.parent / name
+    if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != metadata.get("model_sha256"):
+        raise FlightError(f"{path}: the model {name} is not beside it, or is another; copy both files again")
+    model = mujoco.MjModel.from_binary_path(str(file))
+    sizes = {"qpos": model.nq, "qvel": model.nv, "act": model.na, "ctrl": model.nu}
+    if any(getattr(flight, field).shape[1] != size for flight in flights for field, size in sizes.items()):
+        raise FlightError(f"{path}: its arrays do not fit the model {name}")
+    return [_replay_flight(model, substeps, flight) for flight in flights]
 
 
 def _replay_flight(model: mujoco.MjModel, substeps: int, flight: Flight) -> Flight:

@@ -14,10 +14,13 @@ from sim_models.embodiment import Embodiment
 _STATE = ("time", "qpos", "qvel", "act", "ctrl", "qacc_warmstart")  # what these models integrate
 _DERIVED = ("xpos", "xquat", "cvel", "subtree_com", "actuator_length", "actuator_velocity", "actuator_force",
             "sensordata")
+_COPIED = {"qpos": "qpos", "qvel": "qvel", "act": "act", "muscle_length": "actuator_length",
+           "muscle_velocity": "actuator_velocity", "muscle_force": "actuator_force"}  # field of the state: MuJoCo's name
+_YZX, _ZXY = [1, 2, 0], [2, 0, 1]
 
 
 class NativePhysics:
-    """``Physics`` on ``mujoco.batch.Batch``; results do not depend on the number of threads.
+    """``Physics`` on ``mujoco.batch.Batch``; results do not depend on the number of threads, and worlds can wait.
 
     Every world keeps its own ``MjData`` (persistent batch), so that the velocity-stage quantities computed after the
     last substep are those with which the next control step begins: fresh kinematics cost nothing.
@@ -27,6 +30,8 @@ class NativePhysics:
         num_envs: number of worlds.
         threads: size of the thread pool; 0 takes all cores.
     """
+
+    can_wait = True
 
     def __init__(self, body: Embodiment, num_envs: int, threads: int = 0) -> None:
         self.body, self.num_envs = body, num_envs
@@ -38,29 +43,22 @@ class NativePhysics:
         self._batch.reset()
         self._views["qpos"][:] = body.neutral_qpos
         self._batch.forward()
-        self._read()
+        self._read(slice(None))
 
-    def step(self, excitation: Tensor) -> None:
+    def step(self, excitation: Tensor, running: Tensor | None = None) -> None:
         """See ``Physics.step``."""
-        self._views["ctrl"][:] = excitation.numpy()
-        self._advance()
-
-    def _advance(self, running: Tensor | None = None) -> None:
-        """One control step with the controls as they stand, of the marked worlds (N,); None: of all. Others do not fail."""
         state = self.state
-        state.failed.zero_()
+        ids = None if running is None or bool(running.all()) else np.flatnonzero(running.numpy())
+        rows = slice(None) if ids is None else ids
+        self._views["ctrl"][rows] = excitation.numpy()[rows]
+        state.failed[rows] = False
         try:
-            self._batch.step(
-                None if running is None else np.flatnonzero(running.numpy()), nstep=self.body.substeps,
-                stage=mujoco.mjtStage.mjSTAGE_VEL,
-            )
+            self._batch.step(ids, nstep=self.body.substeps, stage=mujoco.mjtStage.mjSTAGE_VEL)
         except SimulationError as error:
             state.failed[torch.as_tensor(np.asarray(error.ids), dtype=torch.long)] = True
-        self._read()
+        self._read(slice(None))  # gathering only the rows that ran would cost more
         state.failed.logical_or_(~torch.isfinite(state.qpos.sum(dim=1) + state.qvel.sum(dim=1) + state.act.sum(dim=1)))
-        if running is not None:
-            state.failed.logical_and_(running)
-        self.errors += state.failed.sum()
+        self.errors += state.failed[rows].sum()
 
     def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor, act: Tensor) -> None:
         """See ``Physics.reset``."""
@@ -71,28 +69,24 @@ class NativePhysics:
         for name, value in (("qpos", qpos), ("qvel", qvel), ("act", act)):
             self._views[name][ids] = value.numpy()[ids]
         self._batch.forward(ids)
-        self._read()
+        self._read(ids)
         self.state.failed[mask] = False
 
-    @np.errstate(over="ignore", invalid="ignore")  # a failing world leaves single precision; it is flagged below
-    def _read(self) -> None:
+    @np.errstate(over="ignore", invalid="ignore")  # a failing world leaves single precision; it is flagged above
+    def _read(self, rows: slice | np.ndarray) -> None:
+        """Copy some worlds' quantities into ``state``. Site velocities: ``v = v_c + w x (x - c)``, ``cvel = (w, v_c)``."""
         view, state, body = self._views, self.state, self.body
-        for target, source in (
-            (state.qpos, view["qpos"]), (state.qvel, view["qvel"]), (state.act, view["act"]),
-            (state.muscle_length, view["actuator_length"]), (state.muscle_velocity, view["actuator_velocity"]),
-            (state.muscle_force, view["actuator_force"]),
-        ):
-            np.copyto(target.numpy(), source, casting="same_kind")
-        position = view["xpos"][:, body.site_body_ids]
-        cvel = view["cvel"][:, body.site_body_ids]
-        arm = position - view["subtree_com"][:, body.site_root_ids]
-        state.site_xpos.numpy()[:] = position
-        state.site_xquat.numpy()[:] = view["xquat"][:, body.site_body_ids]
-        velocity = state.site_xvel.numpy()
-        velocity[..., :3] = cvel[..., :3]
-        velocity[..., 3:] = cvel[..., 3:] + np.cross(cvel[..., :3], arm)
+        for ours, theirs in _COPIED.items():
+            getattr(state, ours).numpy()[rows] = view[theirs][rows]
+        position, cvel = (view[name][rows].take(body.site_body_ids, axis=1) for name in ("xpos", "cvel"))
+        arm = position - view["subtree_com"][rows].take(body.site_root_ids, axis=1)
+        spin, linear = cvel[..., :3], cvel[..., 3:]
+        linear += spin[..., _YZX] * arm[..., _ZXY] - spin[..., _ZXY] * arm[..., _YZX]
+        state.site_xpos.numpy()[rows] = position
+        state.site_xquat.numpy()[rows] = view["xquat"][rows].take(body.site_body_ids, axis=1)
+        state.site_xvel.numpy()[rows] = cvel
         if len(body.touch_adr):
-            state.touch.numpy()[:] = view["sensordata"][:, body.touch_adr]
+            state.touch.numpy()[rows] = view["sensordata"][rows].take(body.touch_adr, axis=1)
 
     def state_dict(self) -> dict[str, Tensor]:
         """See ``Physics.state_dict``."""
@@ -106,7 +100,7 @@ class NativePhysics:
         for name in _STATE:
             self._views[name][:] = state[name].numpy()
         self._batch.forward(stage=mujoco.mjtStage.mjSTAGE_VEL)
-        self._read()
+        self._read(slice(None))
         self.state.muscle_force.copy_(state["muscle_force"])
         self.state.touch.copy_(state["touch"])
         self.state.failed.zero_()

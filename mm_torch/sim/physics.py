@@ -69,6 +69,7 @@ class Physics(Protocol):
     num_envs     N
     device       device of all tensors
     state        the current state, always the same tensors
+    can_wait     whether worlds that a step does not run stay as they are, ``failed`` too; if not they are stepped as well
     errors       number of worlds that failed since construction, a 0-d int64 tensor
     ============ ====================================================================
     """
@@ -77,12 +78,14 @@ class Physics(Protocol):
     num_envs: int
     device: torch.device
     state: PhysicsState
+    can_wait: bool
     errors: Tensor
 
-    def step(self, excitation: Tensor) -> None:
+    def step(self, excitation: Tensor, running: Tensor | None = None) -> None:
         """Hold excitations (N, M) in [0, 1] for one control step (``body.substeps`` substeps); updates ``state``.
 
-        A world that fails is flagged in ``state.failed``, counted in ``errors`` and left for the caller to reset.
+        ``running`` (N,) bool marks the worlds whose step matters; None: all. A world that fails is flagged in
+        ``state.failed``, counted in ``errors`` and left for the caller to reset.
         """
         ...
 

@@ -37,6 +37,8 @@ class WarpPhysics:
         constraint_budget: constraint rows per world; the body's own if None.
     """
 
+    can_wait = False
+
     def __init__(
         self,
         body: Embodiment,
@@ -110,8 +112,8 @@ class WarpPhysics:
         self.reset(every, *pose)
 
     # -- the protocol -------------------------------------------------------------------------------------------------
-    def step(self, excitation: Tensor) -> None:
-        """See ``Physics.step``."""
+    def step(self, excitation: Tensor, running: Tensor | None = None) -> None:
+        """See ``Physics.step``; all worlds are stepped."""
         self._shared["ctrl"].copy_(excitation)
         self._run(self._step_program)
         self.errors += self.state.failed.sum()

@@ -8,6 +8,7 @@ from functools import cached_property
 import numpy as np
 import torch
 from torch import Tensor
+from torch.linalg import vector_norm
 
 from mm_torch.maths import quaternion
 from mm_torch.motion.bank import Reference, ReferenceBank
@@ -163,12 +164,32 @@ class StepContext:
     @cached_property
     def relative_site_distance(self) -> Tensor:
         """(N,) m: mean length of ``site_offset_error``."""
-        return self.site_offset_error.norm(dim=-1).mean(dim=-1)
+        return vector_norm(self.site_offset_error, dim=-1).mean(dim=-1)
 
     @cached_property
     def site_error(self) -> Tensor:
         """(N, S, 3) m: world site position, simulated minus reference."""
         return self.state.site_xpos - self.ref_site_xpos
+
+    @cached_property
+    def site_distance(self) -> Tensor:
+        """(N, S) m: length of ``site_error``."""
+        return vector_norm(self.site_error, dim=-1)
+
+    @cached_property
+    def site_velocity_error(self) -> Tensor:
+        """(N, S, 6) rad/s and m/s: site velocity, simulated minus reference, world axes."""
+        return self.state.site_xvel - self.ref_site_xvel
+
+    @cached_property
+    def joint_position_deviation(self) -> Tensor:
+        """(N,) rad²: mean square over the independent joints of simulated minus reference positions."""
+        return (self.state.qpos - self.ref_qpos)[:, self.body.free_qpos].square().mean(dim=-1)
+
+    @cached_property
+    def joint_velocity_deviation(self) -> Tensor:
+        """(N,) (rad/s)²: the same of the velocities."""
+        return (self.state.qvel - self.ref_qvel)[:, self.body.free_dof].square().mean(dim=-1)
 
     @cached_property
     def root_angle(self) -> Tensor:

@@ -45,8 +45,8 @@ class MimicEnv(EnvBase):
     ``task.action.hold_steps`` control steps; its reward is their mean, an episode that ends in between earns no more. The
     end of a clip and the horizon are truncations. ``("next", "observation")`` keeps the true last observation of an episode.
 
-    A world whose simulation failed (error or non-finite state) terminates: its reward is 0, its last observation is that of
-    the step before, and it is counted, recorded and reset. Its state is never repaired.
+    A world whose simulation failed (error or non-finite state) terminates: its reward is 0, its last observation is the one
+    before, and it is counted, recorded and reset. Its state is never repaired.
 
     ============== ============ ==========================================
     observation    (N, O)       terms of ``task.observation``
@@ -150,12 +150,15 @@ class MimicEnv(EnvBase):
         )
 
     def advance(self, action: Tensor, running: Tensor, observed: bool = True) -> ControlStep:
-        """One control step of the running worlds; the others' episodes and observations stay as they are.
+        """One control step of the running worlds; the others' episodes stay as they are.
+
+        Where the physics can wait, worlds that do not run keep their state, and every healthy world is observed once an
+        action. Where it cannot, running worlds are observed in every step, so that an episode's last one is kept.
 
         Args:
             action: (N, A) held action of the policy.
             running: (N,) bool.
-            observed: whether the next action is chosen after this step; if not, only episodes that end are observed.
+            observed: whether the next action is chosen after this step.
 
         Returns:
             Reward and flags of this control step; zero and false in worlds that do not run.
@@ -164,11 +167,12 @@ class MimicEnv(EnvBase):
         driven = self._action
         if self.has_feedback:
             driven = driven + feedback(*self.joint_errors(), self.task.action)
-        self._excitation.copy_(excite(spread(driven, self.drive), self.action_base(), self.task.action))
+        excitation = excite(spread(driven, self.drive), self.action_base(), self.task.action)
+        torch.where(running[:, None], excitation, self._excitation, out=self._excitation)
         excitation = self._excitation.clamp_min(0.0)
-        if self.recorder is not None:
-            self.recorder.record(self.physics.state, excitation, self.steps == 0)
-        self.physics.step(excitation)
+        if self.recorder is not None:  # a world that waits starts anew, too: its record does not follow from the one before
+            self.recorder.record(self.physics.state, excitation, (self.steps == 0) | ~running)
+        self.physics.step(excitation, running)
         if self.recorder is not None:
             self.recorder.freeze(self.physics.state.failed)
         last = self.bank.lengths[self.clip] - 1
@@ -181,8 +185,10 @@ class MimicEnv(EnvBase):
         value, parts = reward(context, self.task.reward, self.reward_weights, self.task.penalty)
         valid = running & ~failed
         value = torch.where(valid, value, 0.0)
-        if observed or bool((terminated | truncated).any()):
+        if not self.physics.can_wait:
             self._observe(context, valid)
+        elif observed:
+            self._observe(context, ~failed)
         self._count(context, running, value, parts, terminated, truncated)
         return ControlStep(value, terminated, truncated)
 
@@ -208,11 +214,9 @@ class MimicEnv(EnvBase):
         self, context: StepContext, running: Tensor, value: Tensor, parts: dict[str, Tensor], terminated: Tensor,
         truncated: Tensor,
     ) -> None:
-        valid = running & ~self.physics.state.failed
-        per_step = {f"reward_{name}": part for name, part in parts.items()} | tracking_errors(context)
-        per_step = {name: torch.where(valid, quantity, 0.0) for name, quantity in per_step.items()}
-        per_step |= {"reward": value, "failed_worlds": (running & ~valid).float()}
-        self.statistics.add(running, value, per_step, terminated | truncated, terminated, self.steps, self.clip)
+        per_step = {f"reward_{name}": part for name, part in parts.items()} | tracking_errors(context) | {"reward": value}
+        failed = running & self.physics.state.failed
+        self.statistics.add(running, failed, value, per_step, terminated | truncated, terminated, self.steps, self.clip)
 
     # -- resets -------------------------------------------------------------------------------------------------------
     def assign(self, clip: Tensor, frame: Tensor) -> None:
@@ -225,7 +229,7 @@ class MimicEnv(EnvBase):
             self._restored = False
         else:
             rows = torch.ones(self.batch_size, dtype=torch.bool, device=self.device) if mask is None else mask.view(-1)
-            self._begin_episodes(rows)
+            self.begin_episodes(rows)
         off = torch.zeros(*self.batch_size, 1, dtype=torch.bool, device=self.device)
         return TensorDict(
             {"observation": self._observation.clone(), "done": off, "terminated": off.clone(), "truncated": off.clone()},
@@ -233,7 +237,8 @@ class MimicEnv(EnvBase):
             device=self.device,
         )
 
-    def _begin_episodes(self, rows: Tensor) -> None:
+    def begin_episodes(self, rows: Tensor) -> None:
+        """Start new episodes in the marked worlds (N,)."""
         clip, frame = self._draw()
         self.clip.copy_(torch.where(rows, clip, self.clip))
         self.frame.copy_(torch.where(rows, frame, self.frame))
@@ -288,11 +293,16 @@ class MimicEnv(EnvBase):
 
     def load_simulation_state(self, state: dict[str, dict[str, Tensor]]) -> None:
         """Continue from ``simulation_state``: the next full reset keeps the running episodes."""
+        self.load_shared_state(state)
         self.physics.load_state_dict(state["physics"])
         for name, tensor in self._tensors().items():
             tensor.copy_(state["episodes"][name])
+        self._generator.set_state(state["generator"]["state"])
+        self._restored = True
+
+    def load_shared_state(self, state: dict[str, dict[str, Tensor]]) -> None:
+        """Take over only what does not belong to a world: sampler, reward weights and termination threshold."""
         self.sampler.load_state_dict(state["sampler"])
         for name, weight in self.reward_weights.items():
             weight.copy_(state["reward_weights"][name])
-        self._generator.set_state(state["generator"]["state"])
-        self._restored = True
+        self.threshold_scale.copy_(state["episodes"]["threshold_scale"])

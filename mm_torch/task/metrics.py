@@ -17,10 +17,9 @@ def tracking_errors(c: StepContext) -> dict[str, Tensor]:
         ``joint_position_error`` rad and ``joint_velocity_error`` rad/s: root mean square over the independent joints;
         ``root_position_error`` m; ``root_yaw_error`` rad; ``relative_site_error`` and ``absolute_site_error`` m.
     """
-    free_qpos, free_dof = c.body.free_qpos, c.body.free_dof
     return {
-        "joint_position_error": (c.state.qpos - c.ref_qpos)[:, free_qpos].square().mean(-1).sqrt(),
-        "joint_velocity_error": (c.state.qvel - c.ref_qvel)[:, free_dof].square().mean(-1).sqrt(),
+        "joint_position_error": c.joint_position_deviation.sqrt(),
+        "joint_velocity_error": c.joint_velocity_deviation.sqrt(),
         "root_position_error": termination.root_position(c),
         "root_yaw_error": _yaw_error(c),
         "relative_site_error": termination.relative_site_deviation(c),

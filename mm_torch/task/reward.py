@@ -45,10 +45,11 @@ def reward(
     Returns:
         ``max(sum of terms - min(costs, 1), 0)`` (N,), and the unweighted terms ``exp(-scale * deviation)`` by name.
     """
-    parts = {name: torch.exp(-term.scale * TERMS[name](context)) for name, term in terms.items()}
-    total = sum((weights[name] * part for name, part in parts.items()), start=torch.zeros_like(context.origin[:, 0]))
+    parts = torch.stack([-term.scale * TERMS[name](context) for name, term in terms.items()]).exp()  # (terms, N)
+    weight = torch.stack([torch.as_tensor(weights[name], dtype=parts.dtype, device=parts.device) for name in terms])
+    total = sum((weight[:, None] * parts).unbind(), start=torch.zeros_like(context.origin[:, 0]))  # the same in any row
     cost = sum((weight * COSTS[name](context) for name, weight in costs.items()), start=torch.zeros_like(total))
-    return (total - cost.clamp_max(1.0)).clamp_min(0.0), parts
+    return (total - cost.clamp_max(1.0)).clamp_min(0.0), dict(zip(terms, parts, strict=True))
 
 
 def mean_square(x: Tensor) -> Tensor:
@@ -59,13 +60,13 @@ def mean_square(x: Tensor) -> Tensor:
 @_term
 def joint_position(c: StepContext) -> Tensor:
     """Independent joints, rad²."""
-    return mean_square((c.state.qpos - c.ref_qpos)[:, c.body.free_qpos])
+    return c.joint_position_deviation
 
 
 @_term
 def joint_velocity(c: StepContext) -> Tensor:
     """Velocities of the independent joints, (rad/s)²."""
-    return mean_square((c.state.qvel - c.ref_qvel)[:, c.body.free_dof])
+    return c.joint_velocity_deviation
 
 
 @_term
@@ -83,7 +84,7 @@ def root_rotation(c: StepContext) -> Tensor:
 @_term
 def root_velocity(c: StepContext) -> Tensor:
     """World velocity of the main site, (m/s)² and (rad/s)²."""
-    return mean_square((c.state.site_xvel - c.ref_site_xvel)[:, 0])
+    return mean_square(c.site_velocity_error[:, 0])
 
 
 @_term
@@ -101,7 +102,7 @@ def site_rotation(c: StepContext) -> Tensor:
 @_term
 def site_velocity(c: StepContext) -> Tensor:
     """Linear site velocities relative to the main site, world axes, (m/s)²."""
-    error = (c.state.site_xvel - c.ref_site_xvel)[..., 3:]
+    error = c.site_velocity_error[..., 3:]
     return mean_square(error[:, 1:] - error[:, :1])
 
 

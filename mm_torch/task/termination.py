@@ -19,12 +19,12 @@ def relative_site_deviation(c: StepContext) -> Tensor:
 
 def absolute_site_deviation(c: StepContext) -> Tensor:
     """Mean world distance of all sites from the reference, m."""
-    return c.site_error.norm(dim=-1).mean(dim=-1)
+    return c.site_distance.mean(dim=-1)
 
 
 def root_position(c: StepContext) -> Tensor:
     """World distance of the main site from the reference, m."""
-    return c.site_error[:, 0].norm(dim=-1)
+    return c.site_distance[:, 0]
 
 
 def root_rotation(c: StepContext) -> Tensor:
@@ -40,8 +40,8 @@ TERMS: dict[str, Kernel] = {
 
 def terminated(context: StepContext, thresholds: Mapping[str, float | None], scale: Tensor | float = 1.0) -> Tensor:
     """Whether any deviation exceeds its threshold times ``scale`` (strictly).  Returns: (N,) bool."""
-    exceeded = torch.zeros_like(context.frame, dtype=torch.bool)
-    for name, threshold in thresholds.items():
-        if threshold is not None:
-            exceeded = exceeded | (TERMS[name](context) > threshold * scale)
-    return exceeded
+    bounds = {name: threshold for name, threshold in thresholds.items() if threshold is not None}
+    if not bounds:
+        return torch.zeros_like(context.frame, dtype=torch.bool)
+    deviations = torch.stack([TERMS[name](context) for name in bounds], dim=-1)  # (N, thresholds)
+    return (deviations > deviations.new_tensor(list(bounds.values())) * scale).any(dim=-1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import shutil
 import subprocess
@@ -110,6 +109,9 @@ def test_export_equals_the_policy(loud_run: Callable[[str], Path], tmp_path: Pat
         assert given.dtype == torch.float32
         assert wanted.std() > 0.05  # neither constant nor saturated everywhere
         assert (given - wanted).abs().max() <= 2e-6
+    for other in (inputs["observation"][:, 1:], inputs["observation"].double()):  # another layout, another dtype
+        with pytest.raises(RuntimeError, match=r"size of tensor|same dtype"):
+            policy(*(inputs | {"observation": other}).values())
 
 
 def test_the_observer_has_every_term_of_a_fixed_root(toy_run: Path, tmp_path: Path) -> None:
@@ -123,11 +125,14 @@ def test_every_term_has_a_unit_and_a_frame() -> None:
     assert set(policy_sheet.UNITS) == set(observation.TERMS)
 
 
-def test_onnx_equals_the_policy_or_names_its_extra(loud_run: Callable[[str], Path], tmp_path: Path) -> None:
-    if any(importlib.util.find_spec(name) is None for name in policy_formats.FORMATS["onnx"].packages):
-        with pytest.raises(PolicyFileError, match=r"pip install 'mm_torch\[onnx\]'"):
-            policy_formats.read_formats("torchscript,onnx")
-        return
+def test_a_format_without_its_packages_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(PolicyFileError, match=r"onnx needs onnxscript; .*pip install 'mm_torch\[onnx\]'"):
+        policy_formats.read_formats("torchscript,onnx")
+
+
+def test_onnx_equals_the_policy(loud_run: Callable[[str], Path], tmp_path: Path) -> None:
+    assert policy_formats.read_formats("torchscript,onnx") == ("torchscript", "onnx")
     _, agent, env = setting(loud_run("feedback"))
     figures = policy_bundle.write_formats(tmp_path, ("onnx",), agent, env)["onnx"]
     assert max(figures["policy_difference"], figures["observer_difference"]) <= 1e-5
@@ -331,7 +336,13 @@ def test_a_window_system_that_is_not_there_is_no_backend(monkeypatch: pytest.Mon
         (["vidoe=a.mp4"], "did you mean 'video'"),
         (["body=toy_arm", "seconds=long"], "must be a number"),
         (["body=toy_arm", "seconds=0"], "greater than 0"),
-        ([], "checkpoint=CKPT"),
+        (["viewer=vido"], "choose from video, window, web"),
+        (["show=ghost"], "choose policy or reference"),
+        (["show=rollout"], "give rollout=FILE"),
+        (["show=reference"], "add body=NAME, motions=DIR or both"),
+        (["checkpoint=runs/toy", "body=toy_arm"], "does not go with showing a reference"),
+        (["checkpoint=runs/toy", "rollout=a.npz"], "does not go with showing a rollout"),
+        (["rollout=nowhere.npz"], "no such file"),
     ),
 )
 def test_wrong_words_are_refused(words: list[str], message: str, tmp_path: Path) -> None:

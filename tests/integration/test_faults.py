@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import multiprocessing
 import os
 import random
 import resource
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +35,9 @@ TINY = (
 )
 ITERATION = 8 * 24
 ENDLESS = "total_steps=1000000000"
-KILLS = 5
-"""Random kills of the slow test; raise it for a night of killing."""
-KILL_SEED = 0
+KILLS = int(os.environ.get("KILLS", "5"))
+"""Random kills of the slow test: ``KILLS=500 pytest -m slow -k kill_at_random``."""
+KILL_SEED = int(os.environ.get("KILL_SEED", "0"))
 MODULE = (sys.executable, "-m", "mm_torch.train")
 
 
@@ -214,29 +216,33 @@ def test_a_run_is_resumable_before_its_first_iteration_and_goes_the_same_way(two
 # -- kill -9 ----------------------------------------------------------------------------------------------------------
 @pytest.mark.slow
 def test_kill_at_random_moments_never_loses_a_run(tmp_path: Path) -> None:
-    folder, dice, before = tmp_path / "run", random.Random(KILL_SEED), 0
-    temporary = folder / "checkpoints" / ".last.ckpt.tmp"
-    words: tuple[str, ...] = (*TINY, f"run_dir={folder}", "checkpoint_minutes=0")
+    folder, dice, before, lost = tmp_path / "run", random.Random(KILL_SEED), 0, Counter[int]()
+    last, temporary = folder / "checkpoints" / "last.ckpt", folder / "checkpoints" / ".last.ckpt.tmp"
+    server = multiprocessing.get_context("forkserver")  # imports once: a process to kill starts in half a second
+    server.set_forkserver_preload(["mm_torch.train"])
     for kill in range(KILLS):
-        process = start(*words, ENDLESS, env=os.environ | {"PYTHONUNBUFFERED": "1"})
-        try:
-            wait_for(process, "Early termination")  # training starts now; from here on every moment may be the last
-            time.sleep(dice.uniform(0.0, 1.0))
-            limit = time.perf_counter() + 10
-            while kill % 2 and not temporary.exists() and time.perf_counter() < limit:
-                pass  # every other kill falls into the writing of a checkpoint
-        finally:
-            process.kill()
-            process.communicate()
+        begin = [f"resume={folder}"] if before or last.exists() else [*TINY, f"run_dir={folder}"]
+        process = server.Process(target=main, args=([*begin, ENDLESS, "checkpoint_minutes=0"],))
+        process.start()
+        time.sleep(dice.uniform(0.0, 3.0))  # the first half second or so is before training
+        limit = time.perf_counter() + 10
+        while kill % 2 and not temporary.exists() and time.perf_counter() < limit:
+            pass  # every other kill falls into the writing of a checkpoint
+        process.kill()
+        process.join()
+        assert process.exitcode == -signal.SIGKILL, f"kill {kill}: ended before with {process.exitcode}"
+        if not before and not last.exists():
+            continue  # training had not begun
         saved = read_checkpoint(folder)[KEY]["iteration"]
         table = iterations(folder) if (folder / "metrics.csv").exists() else []
         assert table == list(range(1, len(table) + 1)), f"kill {kill}"
         assert saved >= before and 0 <= len(table) - saved <= 1, f"kill {kill}: {before} -> {saved}, table {len(table)}"
-        print(f"kill {kill}: iteration {saved}, files {sorted(p.name for p in (folder / 'checkpoints').iterdir())}")
-        before, words = saved, (f"resume={folder}", "checkpoint_minutes=0")
+        print(f"kill {kill}: iteration {saved}, files {sorted(p.name for p in last.parent.iterdir())}", flush=True)
+        before, lost[len(table) - saved] = saved, lost[len(table) - saved] + 1
     train(recipe_from([f"resume={folder}", f"total_steps={(before + 1) * ITERATION}"]))
     assert read_checkpoint(folder)[KEY]["iteration"] == before + 1
     assert not list((folder / "checkpoints").glob(".last*"))
+    print(f"{KILLS} kills, 0 runs lost, {before} iterations; kills by iterations lost: {dict(lost)}")
 
 
 # -- disk -------------------------------------------------------------------------------------------------------------
@@ -302,6 +308,32 @@ def test_gradients_without_a_value_end_the_training_with_a_dump(tmp_path: Path, 
         assert not np.isfinite(dump["loss/norm"]).any() and np.isfinite(dump["loss/policy"]).all()
         assert all(np.isfinite(dump[name]).all() for name in dump.files if name.startswith("weights/"))
     assert iterations(tmp_path) == [1, 2] and read_checkpoint(tmp_path)[KEY]["iteration"] == 0
+
+
+@pytest.mark.parametrize(("patience", "ends"), [pytest.param(0, False, marks=pytest.mark.slow), (2, True)])
+def test_a_diverging_policy_is_reported_and_stopped_where_wanted(
+    patience: int, ends: bool, tmp_path: Path, capsys: pytest.CaptureFixture, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = [*TINY, f"total_steps={3 * ITERATION}", f"run_dir={tmp_path}", "ppo.optimiser.lr=0.5", "ppo.epochs=3",
+             "ppo.max_kl=0.05", f"ppo.max_kl_iterations={patience}"]
+    if not ends:
+        run_command(main, words, None)
+    else:
+        with pytest.raises(SystemExit) as stop:
+            run_command(main, words, None)
+        assert stop.value.code == 2
+    alarms = [m for m in caplog.messages if "KL divergence" in m]
+    assert len(alarms) == 1 and "above ppo.max_kl=0.05 in iteration 1" in alarms[0]  # once, not in every iteration
+    errors = capsys.readouterr().err.splitlines()
+    assert len(errors) == ends
+    if ends:
+        path = tmp_path / "divergence" / "000002.npz"
+        assert "ppo.max_kl_iterations=2 in a row" in errors[0] and str(path) in errors[0]
+        with np.load(path, allow_pickle=False) as dump:
+            assert dump["loss/kl"].shape == (12,) and dump["loss/kl"].max() > 0.05
+    assert iterations(tmp_path) == ([1] if ends else [1, 2, 3])
+    with (tmp_path / "metrics.csv").open(newline="") as file:
+        assert all(float(row["kl_max"]) > 0.05 and float(row["kl_max"]) >= float(row["kl"]) for row in csv.DictReader(file))
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,9 @@
-"""Every verb and every tool says with ``--help`` what it does and shows how it is called, and ends with 0."""
+"""Every verb and every tool says with ``--help`` what it does, its options, exit status and an example, and ends with 0."""
 
 from __future__ import annotations
 
+import importlib
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -9,19 +11,27 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).parents[2]
+PLACES = ("mm_torch", "mm_torch/motion", "tools")
 
 
 def commands() -> list[str]:
     """Files of the verbs and tools that a person runs."""
-    files = [*(REPO / "mm_torch").glob("*.py"), *(REPO / "tools").glob("*.py")]
+    files = [p for place in PLACES for p in (REPO / place).glob("*.py")]
     return sorted(p.relative_to(REPO).as_posix() for p in files if '__name__ == "__main__"' in p.read_text())
 
 
+def options(file: str) -> set[str]:
+    """Names in the table of options that a command reads its words against; none where it has no such table."""
+    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    return set(getattr(module, "OPTIONS", ()))
+
+
 def test_the_search_finds_verbs_and_tools() -> None:
-    assert {"mm_torch/train.py", "mm_torch/doctor.py", "tools/retarget.py"} <= set(commands())
+    assert {"mm_torch/train.py", "mm_torch/doctor.py", "mm_torch/motion/splits.py", "tools/retarget.py"} <= set(commands())
+    assert "relative_site_deviation" in options("mm_torch/evaluate.py")
 
 
-@pytest.mark.parametrize("file", [f for f in commands() if f != "mm_torch/policy/run_policy.py"])  # part of a bundle
+@pytest.mark.parametrize("file", commands())
 def test_help(file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [file, "--help"])
@@ -29,7 +39,13 @@ def test_help(file: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         runpy.run_path(str(REPO / file), run_name="__main__")
     except SystemExit as end:
         assert not end.code
-    shown = capsys.readouterr().out
-    assert len(shown.splitlines()) >= 3
-    assert "python -m mm_torch." in shown or "python tools/" in shown
-    assert not list(tmp_path.iterdir())
+    shown, errors = capsys.readouterr()
+    call = f"python {file}" if file.startswith("tools/") else f"python -m {file.removesuffix('.py').replace('/', '.')}"
+    head, *rest = shown.split("Example", 1)
+    assert call in head.replace("\n", " ") or file.endswith("splits.py"), "the first lines show how it is called"
+    assert rest and call in rest[0], "an example shows a whole command"
+    assert re.search(r"[Ee]xit(s| status| code)", shown)
+    assert max(map(len, shown.splitlines())) <= 126
+    assert not errors and not list(tmp_path.iterdir())
+    missing = {name for name in options(file) if not re.search(rf"\b{name}\b", shown)}
+    assert not missing, f"{file} --help does not mention {missing}"

@@ -178,7 +178,8 @@ def test_rows_after_the_checkpoint_are_replaced_on_resume(tmp_path: Path) -> Non
     folder = run(tmp_path / "run", "max_minutes=0", iterations=3)
     table = (folder / "metrics.csv").read_text().splitlines()
     columns = table[1].split(",")
-    (folder / "metrics.csv").write_text("\n".join([*table, ",".join(["2", *columns[1:]])]) + "\n")  # died before saving
+    unsaved = ",".join(["2", str(2 * ITERATION), *columns[2:]])  # died before saving
+    (folder / "metrics.csv").write_text("\n".join([*table, unsaved]) + "\n")
     train(recipe_from([f"resume={folder}"]))
     assert [int(row["iteration"]) for row in rows(folder)] == [1, 2, 3]
     assert [int(row["control_steps"]) for row in rows(folder)] == [ITERATION, 2 * ITERATION, 3 * ITERATION]

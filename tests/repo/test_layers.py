@@ -18,21 +18,26 @@ MAX_LINES = 450
 
 # Layer of mm_torch to the layers below it that it may import; modules directly in mm_torch (the verbs, "") may import all.
 BELOW = {
-    "policy": {"", "evaluation", "callbacks", "ppo", "nets", "task", "motion", "muscle", "sim", "maths", "config"},
-    "evaluation": {"", "callbacks", "ppo", "nets", "task", "motion", "muscle", "sim", "maths", "config"},
-    "callbacks": {"ppo", "nets", "task", "motion", "sim", "maths", "config"},
+    "policy": {"", "evaluation", "callbacks", "ppo", "nets", "task", "motion", "muscle", "sim", "maths", "config", "hub"},
+    "evaluation": {
+        "", "callbacks", "distillation", "ppo", "nets", "task", "motion", "muscle", "sim", "maths", "config", "hub",
+    },
+    "callbacks": {"distillation", "ppo", "nets", "task", "motion", "sim", "maths", "config", "hub"},
+    "distillation": {"ppo", "task", "motion", "muscle", "config"},
     "ppo": {"nets", "task", "maths", "config"},
     "nets": {"maths", "config"},
     "task": {"motion", "sim", "maths", "config"},
-    "motion": {"maths", "config"},
+    "motion": {"maths", "config", "hub"},
     "muscle": {"motion", "sim", "maths", "config"},
     "sim": {"maths", "config"},
     "config": set(),
+    "hub": set(),
+    "viewer": set(),
     "maths": set(),
 }
 FROM_SIM = {"task": {"mm_torch.sim.physics"}}  # the contract, never a back end; types are not held to it
 # layers that may read the bodies
-BODIES_FOR = {"policy", "evaluation", "callbacks", "ppo", "task", "motion", "muscle", "sim"}
+BODIES_FOR = {"policy", "distillation", "evaluation", "callbacks", "ppo", "task", "motion", "muscle", "sim", "viewer"}
 # where our packages may import a third-party package; folders end with "/" (tools may import what they like, but smplx)
 CONFINED = {
     "warp": ("mm_torch/sim/",),
@@ -40,8 +45,10 @@ CONFINED = {
     "torchrl": ("mm_torch/task/env.py", "mm_torch/nets/", "mm_torch/ppo/"),
     "lightning": ("mm_torch/ppo/module.py", "mm_torch/callbacks/", "mm_torch/*.py"),
     "smplx": ("tools/retargeting/",),
+    "huggingface_hub": ("mm_torch/hub/",),
     "mujoco": ("mm_torch/sim/", "mm_torch/motion/", "mm_torch/muscle/", "mm_torch/evaluation/", "mm_torch/policy/",
-               "mm_torch/*.py", "sim_models/"),
+               "mm_torch/viewer/", "mm_torch/*.py", "sim_models/"),
+    "viser": ("mm_torch/viewer/",),
     "omegaconf": ("mm_torch/config/", "mm_torch/*.py"),
 }
 KERNELS = [f"mm_torch/task/{name}.py" for name in ("observation", "reward", "termination", "action", "metrics")]

@@ -47,6 +47,7 @@ def test_a_working_installation(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert any(line.startswith("ok    torch ") for line in lines)
     assert any("toy_arm" in line and "recipes" in line for line in lines)
     assert any("4 built in for toy_arm" in line for line in lines)
+    assert any(line.startswith("ok    policy") and "in the box" in line for line in lines)
     assert any("MoBL-ARMS" in line for line in lines)
     assert any(line.startswith("Training works") for line in lines)
 

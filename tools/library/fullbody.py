@@ -11,6 +11,7 @@ import numpy as np
 from mm_torch.motion.clip import Clip
 from sim_models.embodiment import Embodiment
 from tools.library.gait import Cycle, Gait, play
+from tools.library.nearest import nearest_cycle
 from tools.library.norms import norms
 from tools.library.provenance import own_motion, published_motion
 from tools.library.stance import perform, stance_motions
@@ -41,6 +42,8 @@ GAITS: dict[str, tuple[Gait, float, float]] = {
             0.0, 4.05),
 }
 
+NEAREST = ("walk", "walk_big_arms", "walk_fast")  # gaits with the published angles themselves
+
 
 def fullbody_clips(body: Embodiment) -> Iterator[Clip]:
     """All motions of the full body."""
@@ -51,7 +54,8 @@ def fullbody_clips(body: Embodiment) -> Iterator[Clip]:
     cycles: dict[Gait, Cycle] = {}
     for name, (gait, start, seconds) in GAITS.items():
         if gait not in cycles:
-            cycles[gait] = solve_cycle(body, gait)
+            cycles[gait] = (nearest_cycle if name in NEAREST else solve_cycle)(body, gait)
         qpos = play(body, cycles[gait], start, seconds, FPS)
-        parameters = asdict(gait) | {"start_phase": start}
-        yield Clip.from_qpos(body, qpos, FPS, name=name, provenance=published_motion(norms()[gait.norm], parameters))
+        parameters = asdict(cycles[gait].gait) | {"start_phase": start}
+        yield Clip.from_qpos(body, qpos, FPS, name=name,
+                             provenance=published_motion(norms()[gait.norm], parameters, name in NEAREST))

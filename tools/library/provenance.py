@@ -19,14 +19,16 @@ def own_motion(method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def published_motion(table: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Provenance of a motion synthesised from a published table of mean joint angles."""
+def published_motion(table: Mapping[str, Any], parameters: Mapping[str, Any], nearest: bool) -> dict[str, Any]:
+    """Provenance of a motion synthesised from a published table, by ``nearest.py`` or by ``synthesis.py``."""
+    how = ("the cycle nearest to them in which the standing foot neither slips nor sinks" if nearest
+           else "stance foot rolling without slip, legs by inverse kinematics")
     return {
         "source": table["source"],
         "doi": table["doi"],
         "licence": table["licence"],
-        "method": "mean joint angles of a cycle; stance foot rolling without slip, legs by inverse kinematics; the "
-        "pelvis' turning, at half size in running, from doi 10.7717/peerj.4640; arms and trunk composed",
+        "method": f"mean joint angles of a cycle; {how}; the pelvis' turning, at half size in running, from doi "
+        "10.7717/peerj.4640; arms and trunk composed",
         "tool": TOOL,
         "parameters": dict(parameters),
     }

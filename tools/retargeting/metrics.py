@@ -61,7 +61,14 @@ class Metrics:
     balance_shift_max_m    largest shift of the pelvis that balance asked for                           m
     scale                  body's leg over captured leg                                                 1
     activation             mean of the activations that fit the motion
+    saturated_pct          muscles above 0.98 of full activation, mean over frames                      %
     muscle_residual_nm     joint moment that they leave unexplained, mean over frames                   Nm
+    root_residual_n,       force and moment that neither muscles nor floor supply at a free root, mean  N, Nm
+    root_residual_nm       over frames
+    root_residual_p95_n,   the same, 95th percentile                                                    N, Nm
+    root_residual_p95_nm
+    vertical_force_bw      vertical force of the floor, mean over frames                                body weights
+    feasible_pct           frames whose residuals are small enough (docs/activations.md)                %
     ====================== ============================================================================ ========
     """
 
@@ -96,7 +103,14 @@ class Metrics:
     scale: float = NAN
     activation_ms_per_frame: float = NAN
     activation: float = NAN
+    saturated_pct: float = NAN
     muscle_residual_nm: float = NAN
+    root_residual_n: float = NAN
+    root_residual_nm: float = NAN
+    root_residual_p95_n: float = NAN
+    root_residual_p95_nm: float = NAN
+    vertical_force_bw: float = NAN
+    feasible_pct: float = NAN
 
     def as_dict(self) -> dict[str, float | int | str | None]:
         """Plain values, rounded for reading; None where a figure does not exist."""

@@ -13,7 +13,6 @@ import numpy as np
 from mm_torch.motion.clip import Clip
 from sim_models.embodiment import Embodiment
 from sim_models.kinematics import site_motion
-from tools.add_activations import with_activations
 from tools.retargeting import (
     balance,
     chain,
@@ -35,6 +34,7 @@ from tools.retargeting.readers import Options, read_capture
 from tools.retargeting.skeleton import Capture, CaptureError, JointMotion
 from tools.retargeting.stages import Motion, solver_for
 from tools.retargeting.targets import Skeleton, Targets, build_targets, turning, weigh
+from tools.solve_activations import figures, with_activations
 
 MODULES: tuple[ModuleType, ...] = (
     balance, chain, collision, contact, corrections, ground, limits, soles, solve, stages, symmetry, targets,
@@ -73,10 +73,8 @@ def make_clip(body: Embodiment, path: Path, options: Options, name: str) -> tupl
     if options.activations:
         start = time.perf_counter()
         clip, solution = with_activations(body, clip)
-        metrics = replace(
-            metrics, activation=float(solution.act.mean()), muscle_residual_nm=float(solution.residual.mean()),
-            activation_ms_per_frame=1e3 * (time.perf_counter() - start) / len(motion.qpos),
-        )
+        spent = time.perf_counter() - start
+        metrics = replace(metrics, **figures(solution), activation_ms_per_frame=1e3 * spent / len(motion.qpos))
     return clip, metrics
 
 

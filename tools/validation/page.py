@@ -17,6 +17,7 @@ from tools.report.plots import BLUE, RED, close
 from tools.retargeting.atomic import replacing
 from tools.validation.findings import LEVELS, Finding
 from tools.validation.jumps import is_finger
+from tools.validation.moment_arms import model_arms, published
 from tools.validation.strength import curve
 from tools.validation.subject import Subject
 
@@ -51,7 +52,7 @@ def write_page(subject: Subject, content: dict[str, Any], findings: Sequence[Fin
     parts = [
         f"<h1>Model validation: {escape(subject.name)}</h1>\n<p>{counts}. Mass {content['mass_kg']:.3f} kg; fixes: "
         f"{escape(told)}; model {content['model_hash']}.</p>",
-        _jump_figure(subject, findings), _strength_figure(subject),
+        _jump_figure(subject, findings), _arm_figure(subject), _strength_figure(subject),
     ]
     parts += [_table(level, [f for f in findings if f.level == level]) for level in LEVELS]
     with replacing(path, "w") as file:
@@ -108,3 +109,25 @@ def _strength_figure(subject: Subject) -> str:
     drawing.supylabel("moment (Nm)")
     return "<h2>Isometric strength</h2>\n" + _figure(
         close(drawing), "All muscles fully active at rest, from neutral: sum of those that pull up (red) and down (blue).")
+
+
+def _arm_figure(subject: Subject) -> str:
+    found = [(c, arms) for c in published() if (arms := model_arms(subject, c)) is not None]
+    if not found:
+        return ""
+    columns = 4
+    drawing, axes = plt.subplots(-(-len(found) // columns), columns, figsize=(14, 2.8 * -(-len(found) // columns)),
+                                 layout="constrained", squeeze=False, sharex=True)
+    for axis in axes.flat[len(found):]:
+        axis.axis("off")
+    for axis, (known, (angle, arm)) in zip(axes.flat, found, strict=False):
+        axis.plot(angle, arm, color=BLUE, label="model")
+        axis.plot(known.angle, known.arm, color=RED, marker="o", markersize=3, label="published")
+        axis.axhline(0, color="#bbb", linewidth=0.6)
+        axis.set_title(f"{known.muscle} at {known.joint}", fontsize=9)
+    axes[0, 0].legend(fontsize=8)
+    drawing.supxlabel("joint position (deg)")
+    drawing.supylabel("moment arm (mm)")
+    sources = "; ".join(dict.fromkeys(known.source for known, _ in found))
+    return "<h2>Moment arms beside published ones</h2>\n" + _figure(
+        close(drawing), f"Coupled joints move along; positive turns the joint upwards. Published: {sources}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from tools.validation import force_length, inertia, jumps, ranges, strength, symmetry
+from tools.validation import force_length, inertia, jumps, moment_arms, ranges, strength, symmetry
 from tools.validation.findings import LEVELS, Finding
 from tools.validation.subject import Subject
 
@@ -12,6 +12,7 @@ CHECKS: tuple[Callable[[Subject], Iterable[Finding]], ...] = (
     inertia.phantom, inertia.fractions, symmetry.frames, symmetry.masses, symmetry.parameters, symmetry.paths,
     symmetry.arms, symmetry.contacts, symmetry.unpaired, jumps.neutral, jumps.random, force_length.dead,
     force_length.passive, force_length.slack, ranges.couplings, ranges.control, strength.strength, strength.long_arms,
+    moment_arms.compare,
 )
 
 

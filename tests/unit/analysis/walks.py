@@ -17,6 +17,7 @@ from tools.analysis.quantities import MOMENT_SIGN
 from tools.analysis.replay import replay_clip
 
 STRIDE = 120.0 / 117.0  # s, of the built-in walk; it begins with right heel strike
+SPEED = 1.226  # m/s
 JOINTS = ("hip_flexion", "hip_adduction", "knee_angle", "ankle_angle")
 
 

@@ -192,7 +192,7 @@ def test_pickled_objects_are_never_read(tmp_path: Path) -> None:
 def test_unknown_schema(tmp_path: Path) -> None:
     with pytest.raises(MotionError) as error:
         load_clip(rewrite(tmp_path / "future.npz", schema_version=np.int64(99)))
-    one_line(error, "future.npz", "schema 99", "reads 1")
+    one_line(error, "future.npz", "schema 99", "reads 1 and 2")
 
 
 def test_missing_key(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from sim_models.kinematics import lowest_sole
 from sim_models.registry import load_body
 from tools.library.acceptance import measure
 from tools.library.curves import Periodic, minimum_jerk, window
+from tools.library.nearest import CONTACT
+from tools.library.norms import curve
 from tools.library.sole import Foot
 from tools.make_library import build_clips, compact
 
@@ -47,6 +49,17 @@ def test_gait_walks_forward_without_sliding(name: str) -> None:
     assert travel[1] < -3.0 and abs(travel[0]) < 0.1  # the body faces -y
     assert figures.speed == pytest.approx(clip.provenance["parameters"]["speed"], abs=0.03)
     assert clip.provenance["doi"].startswith("10.7717/peerj") and clip.provenance["licence"] == "CC BY 4.0"
+
+
+@pytest.mark.parametrize(("name", "norm"), [("walk", "walking"), ("walk_big_arms", "walking"), ("walk_fast", "walking")])
+def test_a_walk_has_the_published_angles(name: str, norm: str) -> None:
+    clip = load_clip(library_dir("myo_fullbody") / f"{name}.npz")
+    body, stride = load_body("myo_fullbody"), 120.0 / clip.provenance["parameters"]["cadence"]
+    phase = np.arange(len(clip.qpos)) / clip.fps / stride
+    for side, lag in (("r", 0.0), ("l", 0.5)):
+        for joint in ("hip_flexion", "knee_angle", "ankle_angle"):
+            angle = clip.qpos[:, body.model.joint(f"{joint}_{side}").qposadr[0]]
+            assert np.corrcoef(angle, curve(norm, joint)(phase + lag + CONTACT))[0, 1] >= 0.99, (joint, side)
 
 
 def test_acceptance_finds_faults() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mm_torch.muscle.box_qp import solve_box_least_squares
+from mm_torch.muscle.box_qp import Coupled, solve_box_least_squares
 
 
 def _problems(batch: int, rows: int, unknowns: int, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,3 +76,28 @@ def test_floor_forces_do_not_make_the_iterates_cycle() -> None:
     ridge = torch.cat([torch.full((batch, muscles), 0.1, dtype=torch.float64), charge.repeat(1, 4)], dim=1)
     solution = solve_box_least_squares(matrix, target, ridge, tolerance=1e-7)
     assert ((solution > 0.0) & (solution < 1.0)).all()
+
+
+def _coupled(batch: int, dofs: int, muscles: int, rows: int) -> tuple[Coupled, Tensor]:
+    """A structured A, and the same without structure."""
+    random = torch.Generator().manual_seed(3)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(batch, *shape, generator=random, dtype=torch.float64)
+
+    a = Coupled(draw(dofs, muscles + rows), draw(dofs).abs() + 0.2, draw(rows, dofs), draw(rows), draw(rows).clamp_min(0.0))
+    top = torch.cat([a.response * a.weight[:, :, None], a.response.new_zeros(batch, dofs, rows)], dim=2)
+    below = torch.bmm(a.couple, a.response)
+    below[:, :, muscles:] += torch.diag_embed(a.own)
+    return a, torch.cat([top, torch.cat([below, -torch.diag_embed(a.slack)], dim=2)], dim=1)
+
+
+@pytest.mark.parametrize("rows", [0, 6])
+def test_structure_changes_the_arithmetic_and_not_the_solution(rows: int) -> None:
+    structured, dense = _coupled(5, 4, 20, rows)
+    target = 5.0 * torch.randn(5, 4 + rows, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    ridge = torch.full((5, dense.shape[2]), 0.05, dtype=torch.float64)
+    found, expected = (solve_box_least_squares(a, target, ridge, ridge - 0.3, tolerance=1e-9) for a in (structured, dense))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    torch.testing.assert_close(structured.times(found), torch.bmm(dense, found[:, :, None])[:, :, 0])
+    torch.testing.assert_close(structured.back(target), torch.bmm(dense.mT, target[:, :, None])[:, :, 0])

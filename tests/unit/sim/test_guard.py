@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mm_torch.sim.guard import FlightRecorder, load_flights, replay
+from mm_torch.sim.guard import FlightError, FlightRecorder, load_flights, replay
 from mm_torch.sim.native import NativePhysics
 from sim_models.registry import load_body
 
@@ -134,8 +134,31 @@ def test_dumps_are_limited_and_files_are_plain(tmp_path: Path) -> None:
 def test_other_schema_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "failure-0000.npz"
     np.savez(path, metadata=np.array(json.dumps({"schema": 99})))
-    with pytest.raises(ValueError, match="schema 99"):
+    with pytest.raises(FlightError, match="schema 99"):
         load_flights(path)
+
+
+def test_a_model_that_is_not_the_recorded_one_is_refused(tmp_path: Path) -> None:
+    body = load_body("toy_arm")
+    recorder, physics = FlightRecorder(body, WORLDS, tmp_path / "dumps", depth=2), NativePhysics(body, WORLDS, threads=1)
+    rollout(recorder, physics, steps=2)
+    path = recorder.dump(torch.tensor([True, False, False]))
+    assert path is not None and len(replay(path)) == 1
+    (model,) = path.parent.glob("*.mjb")
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    metadata = json.loads(str(arrays["metadata"]))
+    for change in ({"model": f"../dumps/{model.name}"}, {"model": None}, {"substeps": 0}, {"model_sha256": "0"}):
+        np.savez(path, **(arrays | {"metadata": np.array(json.dumps(metadata | change))}))
+        with pytest.raises(FlightError):
+            replay(path)
+    np.savez(path, **(arrays | {"qpos": arrays["qpos"][..., :1]}))
+    with pytest.raises(FlightError, match="do not fit the model"):
+        replay(path)
+    np.savez(path, **arrays)
+    model.write_bytes(model.read_bytes()[:-8])
+    with pytest.raises(FlightError, match="is another"):
+        replay(path)
 
 
 def test_depth_below_one_is_refused(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def test_the_corrected_map_wastes_no_half_of_the_range() -> None:
 def test_the_simulator_gets_excitations_from_0_to_1(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     env, given = make_env(*words, clips=1), []
     step = env.physics.step
-    monkeypatch.setattr(env.physics, "step", lambda excitation: (given.append(excitation.clone()), step(excitation)))
+    monkeypatch.setattr(env.physics, "step", lambda ctrl, running: (given.append(ctrl.clone()), step(ctrl, running)))
     act(env, begin(env), 5 * noise(env))
     assert given[0].min() == 0.0 and given[0].max() == 1.0
 

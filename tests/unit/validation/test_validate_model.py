@@ -11,7 +11,7 @@ import pytest
 
 from sim_models.registry import PUBLISHED
 from tools.validate_model import load_subject, main
-from tools.validation import force_length, inertia, jumps, symmetry
+from tools.validation import force_length, inertia, jumps, moment_arms, symmetry
 from tools.validation.subject import Subject
 
 ARM = """<body name='arm_{s}' pos='{x} 0 0'><joint name='j_{s}' axis='1 0 0' range='-1 1' limited='true'/>
@@ -104,6 +104,16 @@ def test_dead_muscles_of_the_arms_and_their_repair() -> None:
     assert dead == ["LAT1", "LAT1_left"]
     repaired = force_length.dead(load_subject("myo_bimanual", ["lat1_length"]))
     assert [f.element for f in repaired if f.level == "ERROR"] == []
+
+
+def test_moment_arms_of_the_elbow_beside_published_ones() -> None:
+    subject = load_subject("myo_bimanual", [])
+    elbow = subject.model.joint("elbow_flex_r").id
+    subject.sweeps = {elbow: subject.sweep(subject.neutral, elbow, 66)}
+    found = {f.element.split()[0]: f.value for f in moment_arms.compare(subject)}
+    known = {"BRD": 10.2, "BIClong": 11.9, "BRA": 6.4, "ECRL": 1.8, "FCR": 8.8, "ECU": 4.6, "ANC": 3.2, "TRIlong": 3.2}
+    assert found == pytest.approx(known, abs=1.3)  # measured before, in another posture of the forearm
+    assert list(moment_arms.compare(pair())) == []
 
 
 @pytest.mark.parametrize(("arguments", "told"), [

@@ -1,0 +1,1 @@
+"""Policies that begin as copies of the model-based controller."""

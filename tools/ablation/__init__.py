@@ -1,0 +1,1 @@
+"""Curves and conclusions of ``tools/ablations.py``."""

@@ -1,0 +1,1 @@
+"""Parts of ``tools/benchmark.py``: ratios to raw physics, the sweep over worlds, comparisons, plots, memory."""

@@ -1,0 +1,1 @@
+"""Checkpoints of MuscleMimic: reading its Orbax directories, and its networks as ours."""

@@ -1,10 +1,11 @@
 """Learning curves of runs: ``python tools/plot_run.py RUN [RUN ...] out=FILE.png``.
 
-Draws reward, episode length, early-termination rate and relative site error over control steps from each run's metrics.csv,
-as measured (thin) and as a moving average over 20 iterations.
+Draws reward, episode length, early-termination rate and relative site error over control steps or minutes from each run's
+metrics.csv, as measured (thin) and as a moving average over 20 iterations.
 
 RUN  run directory (the one that run_dir= named)
 out  picture to write (.png, .svg or .pdf)
+x    steps (default) or minutes, those of distillation included
 
 Exit status: 0 written, 2 a run or out is missing.
 
@@ -29,6 +30,7 @@ CURVES = {
     "early_termination_rate": ("early terminations in %", 100.0),
     "relative_site_error": ("relative site error in cm", 100.0),
 }
+AXES = {"steps": ("control_steps", "million control steps", 1e6), "minutes": ("seconds", "minutes", 60.0)}
 WINDOW = 20
 
 
@@ -36,7 +38,7 @@ def read(run: Path) -> dict[str, np.ndarray]:
     """Columns of a run's metrics; empty cells are nan."""
     with (run / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    return {name: np.array([float(r[name] or "nan") for r in rows]) for name in ("control_steps", *CURVES)}
+    return {name: np.array([float(r[name] or "nan") for r in rows]) for name in ("control_steps", "seconds", *CURVES)}
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
@@ -44,19 +46,20 @@ def smooth(values: np.ndarray) -> np.ndarray:
     return np.array([np.nanmean(values[max(0, i - WINDOW + 1) : i + 1]) for i in range(len(values))])
 
 
-def plot(runs: list[Path], out: Path) -> None:
-    """Draw the four curves of all runs into one picture."""
+def plot(runs: list[Path], out: Path, x: str = "steps") -> None:
+    """Draw the four curves of all runs into one picture, over what ``AXES`` names ``x``."""
+    column, title, unit = AXES[x]
     figure, axes = plt.subplots(2, 2, figsize=(10, 6), sharex=True, layout="constrained")
     for run in runs:
         columns = read(run)
-        steps = columns["control_steps"] / 1e6
+        place = columns[column] / unit
         for axis, (name, (label, factor)) in zip(axes.flat, CURVES.items(), strict=True):
-            (line,) = axis.plot(steps, factor * smooth(columns[name]), label=run.name)
-            axis.plot(steps, factor * columns[name], color=line.get_color(), alpha=0.25, linewidth=0.5)
+            (line,) = axis.plot(place, factor * smooth(columns[name]), label=run.name)
+            axis.plot(place, factor * columns[name], color=line.get_color(), alpha=0.25, linewidth=0.5)
             axis.set_ylabel(label)
             axis.grid(alpha=0.3)
     for axis in axes[1]:
-        axis.set_xlabel("million control steps")
+        axis.set_xlabel(title)
     axes[0, 0].legend()
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
@@ -69,11 +72,15 @@ def main(arguments: list[str]) -> int:
         return 0
     runs = [Path(a) for a in arguments if "=" not in a]
     out = next((a.removeprefix("out=") for a in arguments if a.startswith("out=")), "")
+    x = next((a.removeprefix("x=") for a in arguments if a.startswith("x=")), "steps")
     missing = [run for run in runs if not (run / "metrics.csv").is_file()]
     if not runs or not out or missing:
         print(f"{missing[0]}: no metrics.csv in it" if missing else __doc__, file=sys.stderr)
         return 2
-    plot(runs, Path(out))
+    if x not in AXES:
+        print(f"x={x}: choose one of {', '.join(AXES)}", file=sys.stderr)
+        return 2
+    plot(runs, Path(out), x)
     return 0
 
 

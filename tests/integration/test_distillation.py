@@ -29,6 +29,7 @@ def judged(run: Path, out: Path) -> dict[str, float]:
     return summarise(evaluate(Plan((str(run / "checkpoints" / "distilled.ckpt"),), None, out, 1))[0].results)
 
 
+@pytest.mark.slow
 def test_the_policy_learns_from_the_teacher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train(recipe_from([*TOY, f"run_dir={tmp_path / 'run'}", *TAUGHT]))
     assert "labels 2,048 of 2,048" in capsys.readouterr().out
@@ -39,6 +40,7 @@ def test_the_policy_learns_from_the_teacher(tmp_path: Path, capsys: pytest.Captu
     assert taught["episode_return"] > untaught["episode_return"]
 
 
+@pytest.mark.slow
 def test_resuming_uses_the_labels_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     train(recipe_from([*TOY, f"run_dir={run}", "distillation.labels=512", "total_steps=1"]))

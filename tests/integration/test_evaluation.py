@@ -184,6 +184,7 @@ def test_weakness_is_compared_with_the_healthy_body(toy_run: Path, tmp_path: Pat
     assert note in render(plan, [healthy, weak], "md")
 
 
+@pytest.mark.slow
 def test_the_controller_is_compared_with_a_policy(toy_run: Path, tmp_path: Path) -> None:
     policy, control = evaluate(plan_from([f"checkpoint={toy_run},control", f"out={tmp_path}", "rollouts=true",
                                           f"motions={library_dir('toy_arm') / 'reach.npz'}"])[0])

@@ -131,6 +131,7 @@ def test_a_format_without_its_packages_names_the_extra(monkeypatch: pytest.Monke
         policy_formats.read_formats("torchscript,onnx")
 
 
+@pytest.mark.slow
 def test_onnx_equals_the_policy(loud_run: Callable[[str], Path], tmp_path: Path) -> None:
     assert policy_formats.read_formats("torchscript,onnx") == ("torchscript", "onnx")
     _, agent, env = setting(loud_run("feedback"))

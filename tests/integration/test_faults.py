@@ -193,6 +193,7 @@ def test_any_flipped_byte_is_noticed_or_harmless(two_saves: Path, tmp_path: Path
     assert noticed >= 20  # the rest hit padding
 
 
+@pytest.mark.slow
 def test_a_run_is_resumable_before_its_first_iteration_and_goes_the_same_way(two_saves: Path, tmp_path: Path) -> None:
     process = start(*TINY, f"total_steps={3 * ITERATION}", f"run_dir={tmp_path}")
     try:

@@ -43,6 +43,7 @@ def test_the_toy_tracks_its_library_and_writes_what_evaluate_writes(
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"report.json", "report.csv", "report.md", "tensorboard"}
 
 
+@pytest.mark.slow
 def test_the_arms_follow_with_their_hands_and_weak_muscles_lose_it(tmp_path: Path) -> None:
     motions = f"motions={_start_of('myo_bimanual', 'push', 120, tmp_path)}"
     summary = _track(tmp_path, "body=myo_bimanual", motions)

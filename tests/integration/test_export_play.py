@@ -114,6 +114,7 @@ def test_export_equals_the_policy(loud_run: Callable[[str], Path], tmp_path: Pat
             policy(*(inputs | {"observation": other}).values())
 
 
+@pytest.mark.slow
 def test_the_observer_has_every_term_of_a_fixed_root(toy_run: Path, tmp_path: Path) -> None:
     free_only = ("root_velocity_b", "ref_root_rotation_b", "ref_root_velocity_b", "upstream_root_pose",
                  "upstream_root_velocity", "upstream_goal_concise")
@@ -162,8 +163,12 @@ def test_sheet_names_everything(bundle: Path) -> None:
     assert all(f["policy_ms"] < 5.0 for f in sheet["formats"].values())  # a loaded machine; about 0.1 on a quiet core
 
 
-@pytest.mark.parametrize("kind", ["torchscript", "pt2"])
-def test_the_example_does_what_the_evaluation_did_without_us(bundle: Path, tmp_path: Path, kind: str) -> None:
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["torchscript", "pt2", "onnx"])
+def test_the_example_does_what_the_evaluation_did_without_us(
+    loud_run: Callable[[str], Path], tmp_path: Path, kind: str
+) -> None:
+    bundle = export_policy(loud_run("feedback"), tmp_path / "policy", (kind,))
     code = (
         "import runpy, sys\n"
         "sys.argv.pop(0)\n"

@@ -63,7 +63,8 @@ def iterations(folder: Path) -> list[int]:
 
 
 # -- signals ----------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_signals_save_and_exit_with_their_code_however_often_they_come(number: signal.Signals, tmp_path: Path) -> None:
     process = start(*TINY, ENDLESS, f"run_dir={tmp_path}")
     try:

@@ -321,6 +321,7 @@ def test_a_run_directory_is_not_overwritten(straight: Path, capsys: pytest.Captu
     assert (straight / "metrics.csv").read_bytes() == before
 
 
+@pytest.mark.slow
 # -- as processes -----------------------------------------------------------------------------------------------------
 def test_a_refusal_of_the_real_process() -> None:
     done = subprocess.run(

@@ -18,6 +18,7 @@ from tools.analysis.replay import replay_clip
 
 STRIDE = 120.0 / 117.0  # s, of the built-in walk; it begins with right heel strike
 SPEED = 1.226  # m/s
+EARLY = 0.014  # s by which its soles touch the floor before the norm's heel strike
 JOINTS = ("hip_flexion", "hip_adduction", "knee_angle", "ankle_angle")
 
 
@@ -35,7 +36,7 @@ def walking(body: Embodiment, delay: float = 0.0) -> Rollout:
     moment = np.zeros((frames, len(rollout.joint_names)))
     excitation = np.zeros((frames, len(rollout.muscle_names)))
     for side, suffix in enumerate("rl"):
-        percent = 100 * ((rollout.time / STRIDE + 0.5 * side) % 1.0)
+        percent = 100 * (((rollout.time + EARLY) / STRIDE + 0.5 * side) % 1.0)
         for joint in JOINTS:
             curve = bands("walking")[f"moment_{joint}"].mean
             column = rollout.joint_names.index(f"{joint}_{suffix}")

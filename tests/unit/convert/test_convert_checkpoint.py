@@ -339,11 +339,13 @@ def assert_same_rollout(recipe: Any, agent: Agent, arrays: dict[str, np.ndarray]
     """The native back end under the converted policy follows the original's CPU environment, given its tendon lengths."""
     body = build.build_body(recipe)
     longer = np.array([LONGER.get(name, 0.0) for name in body.muscle_names])
+    published = body.model.actuator_lengthrange.copy()  # the body is shared by all who load it
     body.model.actuator_lengthrange[:] -= longer[:, None]
     if body.free_root:
         columns = slice(175, 175 + 5 * len(longer), 5)  # lengths in the observation
         agent.normaliser.mean[columns] -= torch.from_numpy(longer)
     env = build.build_env(recipe, build.build_physics(recipe, body, 1, 1), load_bank(body, [trajectory]))
+    body.model.actuator_lengthrange[:] = published
     env.assign(torch.zeros(1, dtype=torch.long), torch.zeros(1, dtype=torch.long))
     env.reset()
     for step in range(FLOAT_STEPS[body.name]):

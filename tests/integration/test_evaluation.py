@@ -75,6 +75,7 @@ def test_results_depend_on_nothing_beside_the_policy(held_run: Path, varied: boo
     assert track(held_run, under(64), ("swing", one.clip)) == [one, next(r for r in expected if r.clip == "swing")]
 
 
+@pytest.mark.slow
 def test_pushes_samples_and_weakness_change_what_happens(toy_run: Path) -> None:
     healthy = track(toy_run, names=("reach",))
     seen = [healthy]
@@ -353,6 +354,7 @@ def test_evalkit_reads_our_rollouts(full_tracker: tuple[Tracker, Agent], tmp_pat
     assert len(extracted.skipped_episodes) + len(extracted.episode_gait_records) >= episodes
 
 
+@pytest.mark.slow
 def test_evalkit_file_has_the_keys_of_its_format(full_tracker: tuple[Tracker, Agent], tmp_path: Path) -> None:
     """What ``rollout_validation.py`` of mm-evalkit 0.1.0 asks for, checked without it."""
     path, bank = write_kit(full_tracker, tmp_path)

@@ -332,6 +332,7 @@ def test_a_refusal_of_the_real_process() -> None:
     assert done.stderr.splitlines() == ["error: num_envs=0: must lie between 1 and 1e+06"]
 
 
+@pytest.mark.slow
 def test_interrupt_saves_and_exits_cleanly(tmp_path: Path) -> None:
     words = [*TINY, "total_steps=1000000000", f"run_dir={tmp_path / 'run'}"]
     process = subprocess.Popen(

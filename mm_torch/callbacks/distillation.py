@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from pathlib import Path
@@ -45,17 +46,17 @@ class Distillation(Callback):
         found = labels.count
 
         def report(done: Round) -> None:
+            figures = {name: value for name, value in done._asdict().items() if math.isfinite(value)}
+            length = f" | length {done.episode_length:.0f}" if "episode_length" in figures else ""
             seconds = time.perf_counter() - start
             left = seconds * (config.labels - done.labels) / max(1, done.labels - found)
             line = (
                 f"distillation | labels {done.labels:,} of {config.labels:,} | ETA {clock(left)} | "
-                f"error {done.error ** 0.5:.3f} of full excitation | length {done.episode_length:.0f}"
+                f"error {done.error ** 0.5:.3f} of full excitation{length}"
             )
             print(f"\r{line}\033[K" if sys.stdout.isatty() else line, end="" if sys.stdout.isatty() else "\n", flush=True)
             if trainer.logger is not None:
-                trainer.logger.log_metrics(
-                    {f"distillation/{name}": value for name, value in done._asdict().items()}, step=done.labels
-                )
+                trainer.logger.log_metrics({f"distillation/{n}": value for n, value in figures.items()}, step=done.labels)
 
         Student(agent, env, labels, config).learn(report, self.stopping.due)
         if sys.stdout.isatty():

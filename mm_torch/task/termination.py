@@ -43,5 +43,4 @@ def terminated(context: StepContext, thresholds: Mapping[str, float | None], sca
     bounds = {name: threshold for name, threshold in thresholds.items() if threshold is not None}
     if not bounds:
         return torch.zeros_like(context.frame, dtype=torch.bool)
-    deviations = torch.stack([TERMS[name](context) for name in bounds], dim=-1)  # (N, thresholds)
-    return (deviations > deviations.new_tensor(list(bounds.values())) * scale).any(dim=-1)
+    return torch.stack([TERMS[name](context) > bound * scale for name, bound in bounds.items()]).any(dim=0)

@@ -21,7 +21,7 @@ MAX_NORM = 1.0  # of gradients
 
 
 class Round(NamedTuple):
-    """Figures of a round: states labelled so far, mean squared error in excitation, mean length of episodes that ended; NaN: none."""
+    """States labelled so far, mean squared error in excitation, mean length of episodes that ended (NaN: none did)."""
 
     labels: int
     error: float

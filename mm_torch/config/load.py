@@ -32,6 +32,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "net.kind": ("plain", "residual", "moe"),
     "ppo.optimiser.kind": ("adamw", "muon"),
     "ppo.optimiser.schedule": ("constant", "linear", "warmup_cosine"),
+    "ppo.optimiser.ns_dtype": ("float32", "bfloat16"),
+    "ppo.matmul": ("highest", "high"),
 }
 # lowest and highest value allowed
 RANGES: dict[str, tuple[float, float]] = {

@@ -107,6 +107,7 @@ class OptimiserConfig:
     schedule: str = "linear"  # constant, linear (to 0 at the end of the run) or warmup_cosine
     min_ratio: float = 0.0  # last rate over lr, warmup_cosine only
     warmup: float = 0.1  # share of the run, warmup_cosine only
+    ns_dtype: str = "float32"  # of Muon's Newton-Schulz products; bfloat16 is many times faster on a GPU
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,7 @@ class PpoConfig:
     max_kl_iterations: int = 0  # iterations in a row with such a minibatch, after which training stops; 0: never
     normalise_reward: bool = True
     upstream: bool = False  # as the original: statistics move in each forward pass, truncations bootstrap from resets
+    matmul: str = "highest"  # the networks' products on a GPU: highest (IEEE single precision) or high (TF32)
     reset_std: float | None = None  # set the policy's std to this at the start (fine-tuning)
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
 

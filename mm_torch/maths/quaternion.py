@@ -92,7 +92,7 @@ def heading(q: Tensor) -> Tensor:
     twist = torch.stack([q[..., 0], torch.zeros_like(q[..., 0]), torch.zeros_like(q[..., 0]), q[..., 3]], dim=-1)
     norm = twist.norm(dim=-1, keepdim=True)
     identity = torch.zeros_like(twist)
-    identity[..., 0] = 1.0
+    identity[..., 0].fill_(1.0)
     return torch.where(norm > 1e-6, twist / norm.clamp_min(1e-6), identity)
 
 

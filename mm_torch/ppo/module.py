@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mm_torch.config.schema import Recipe
 from mm_torch.maths import ranks
+from mm_torch.maths.replay import Replay
 from mm_torch.nets.normaliser import RewardNormaliser
 from mm_torch.ppo.advantage import Advantage, generalised_advantage
 from mm_torch.ppo.curriculum import RewardCurriculum, TerminationCurriculum
@@ -59,6 +60,7 @@ class PpoModule(lightning.LightningModule):
     def __init__(self, recipe: Recipe, env: MimicEnv) -> None:
         super().__init__()
         self.automatic_optimization = False
+        torch.set_float32_matmul_precision(recipe.ppo.matmul)
         self.recipe, self.config = recipe, recipe.ppo
         self.env = env
         kind = UpstreamAgent if self.config.upstream else Agent
@@ -68,6 +70,11 @@ class PpoModule(lightning.LightningModule):
             recipe.num_envs, self.config.gamma, upstream=self.config.upstream
         )
         self.iteration = 0
+        self._captures = env.device.type == "cuda" and ranks.world_size() == 1  # several ranks meet within a step
+        self._steps = {
+            actor: Replay(lambda learns=actor: self._step_work(learns), self._captures) for actor in (False, True)
+        }
+        self._batch: dict[str, Tensor] = {}
         self._skipped = 0  # optimiser steps left out one after the other up to now
         self._diverged = 0  # iterations one after the other whose KL divergence passed ppo.max_kl
         self.metrics: dict[str, float] = {}
@@ -76,14 +83,17 @@ class PpoModule(lightning.LightningModule):
         self.total_iterations = max(1, -(-recipe.total_steps // self.batch_control_steps))
         curriculum = recipe.curriculum
         self.termination_curriculum = (
-            TerminationCurriculum(initial=1.0, minimum=curriculum.termination_min) if curriculum.termination else None
+            TerminationCurriculum(initial=1.0, minimum=curriculum.termination_min, device=env.device)
+            if curriculum.termination
+            else None
         )
         weights = {name: recipe.task.reward[name].weight for name in curriculum.reward_terms}  # type: ignore[union-attr]
         self.reward_curriculum = (
-            RewardCurriculum(weights, {n: w * curriculum.reward_max for n, w in weights.items()})
+            RewardCurriculum(weights, {n: w * curriculum.reward_max for n, w in weights.items()}, device=env.device)
             if curriculum.reward
             else None
         )
+        self.to(env.device)
 
     @property
     def control_steps(self) -> int:
@@ -94,7 +104,8 @@ class PpoModule(lightning.LightningModule):
         """See Lightning."""
         optimiser = self.config.optimiser
         return build_optimiser(
-            self.agent, kind=optimiser.kind, lr=optimiser.lr, weight_decay=optimiser.weight_decay  # type: ignore[arg-type]
+            self.agent, kind=optimiser.kind, lr=optimiser.lr, weight_decay=optimiser.weight_decay,  # type: ignore[arg-type]
+            ns_dtype=optimiser.ns_dtype,  # type: ignore[arg-type]
         )
 
     # -- one iteration ------------------------------------------------------------------------------------------------
@@ -128,11 +139,8 @@ class PpoModule(lightning.LightningModule):
             normalised = normalise_advantage(samples["advantage"][order])
             for rows, advantages in zip(order, normalised, strict=True):
                 batch = {name: x[rows] for name, x in samples.items()} | {"advantage": advantages}
-                loss = self._loss(batch)
-                optimiser.zero_grad(set_to_none=True)
-                self.manual_backward(loss.total)
-                clips.append(guarded_step(optimiser, self.config.max_grad_norm))  # type: ignore[arg-type]
-                losses.append(loss)
+                loss, clip = self._update(batch)
+                losses.append(loss), clips.append(clip)
         if not self.config.upstream and not self.recipe.distillation.labels:  # what was distilled rests on its statistics
             self.agent.take_in(observation)
         self.env.statistics.pool()
@@ -164,7 +172,25 @@ class PpoModule(lightning.LightningModule):
         result = generalised_advantage(reward, value, next_value, terminated, done, self.config.gamma, self.config.lam)
         return value.T, Advantage(*(x.T for x in result))
 
-    def _loss(self, batch: dict[str, Tensor]) -> PpoLoss:
+    def _update(self, batch: dict[str, Tensor]) -> tuple[PpoLoss, ClipReport]:
+        """One optimiser step; on one GPU its kernels are replayed as a graph."""
+        if self._captures:
+            for name, x in batch.items():
+                self._batch.setdefault(name, torch.empty_like(x)).copy_(x)
+        else:
+            self._batch = batch
+        *loss, norm, finite = self._steps[self.iteration >= self.config.value_warmup]().clone().unbind()
+        return PpoLoss(*loss), ClipReport(norm, finite > 0)
+
+    def _step_work(self, actor: bool) -> Tensor:
+        """Loss of the minibatch, its gradient and the optimiser's step; terms of the loss, norm and finite flag (F,)."""
+        loss, optimiser = self._loss(self._batch, actor), self.optimizers()
+        optimiser.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+        self.manual_backward(loss.total)
+        clip = guarded_step(optimiser, self.config.max_grad_norm)  # type: ignore[arg-type]
+        return torch.stack([x.detach().float() for x in (*loss, *clip)])
+
+    def _loss(self, batch: dict[str, Tensor], actor: bool) -> PpoLoss:
         nets, config = self.agent.nets, self.config
         out = self.agent.evaluate(batch["observation"])
         return ppo_loss(
@@ -172,7 +198,7 @@ class PpoModule(lightning.LightningModule):
             advantage=batch["advantage"], value=out.value, old_value=batch["value"],
             target=batch["target"], entropy=nets.entropy(out.log_std), auxiliary=out.auxiliary_loss,
             clip=config.clip, value_clip=config.value_clip, value_weight=config.value_weight,
-            entropy_weight=config.entropy_weight, actor=self.iteration >= config.value_warmup,
+            entropy_weight=config.entropy_weight, actor=actor,
         )
 
     def _learning_rate(self) -> float:

@@ -94,7 +94,7 @@ class FlightRecorder:
         }
         self._count = torch.zeros(num_envs, dtype=torch.int64, device=device)  # steps in the ring since it was cleared
         self._frozen = torch.zeros(num_envs, dtype=torch.bool, device=device)
-        self._steps = 0
+        self._steps = torch.zeros((), dtype=torch.int64, device=device)
 
     def record(self, state: PhysicsState, excitation: Tensor, fresh: Tensor) -> None:
         """Write the entry of the control step that is about to be taken.
@@ -141,7 +141,7 @@ class FlightRecorder:
         metadata = {
             "schema": SCHEMA, "body": self.body.name, "fingers": self.body.fingers, "model": model_path.name,
             "model_sha256": hashlib.sha256(model_path.read_bytes()).hexdigest(),
-            "substeps": self.body.substeps, "control_steps": self._steps,
+            "substeps": self.body.substeps, "control_steps": int(self._steps),
             "versions": {"mujoco": mujoco.__version__, "torch": torch.__version__, "numpy": np.__version__},
         }
         arrays = self._in_time_order(worlds) | {"worlds": worlds.numpy(), "metadata": np.array(json.dumps(metadata))}

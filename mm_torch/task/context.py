@@ -7,6 +7,7 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 from torch.linalg import vector_norm
 
@@ -26,6 +27,8 @@ class BodyTensors:
     optimal_length   optimal fibre length L0 in m                                           (M,)
     length_offset    actuator length at normalised fibre length 0 in m                      (M,)
     max_velocity     maximum shortening velocity in L0/s                                    (M,)
+    up               the world's up                                                         (3,)
+    upright          the rotation by nothing, wxyz                                          (4,)
     ================ ====================================================================== =======
 
     Source: MuJoCo muscle model.
@@ -37,7 +40,7 @@ class BodyTensors:
         def index(ids: np.ndarray) -> Tensor:
             return torch.as_tensor(np.asarray(ids), dtype=torch.long, device=device)
 
-        def number(values: np.ndarray) -> Tensor:
+        def number(values: ArrayLike) -> Tensor:
             return torch.as_tensor(values, dtype=torch.float32, device=device)
 
         self.free_root = body.free_root
@@ -51,6 +54,7 @@ class BodyTensors:
         self.optimal_length = number(optimal)
         self.length_offset = number(span[:, 0] - gain[:, 0] * optimal)
         self.max_velocity = number(gain[:, 6])
+        self.up, self.upright = number([0.0, 0.0, 1.0]), number([1.0, 0.0, 0.0, 0.0])
 
 
 @dataclass(eq=False)
@@ -142,7 +146,7 @@ class StepContext:
         """(N, 4) orientation of the root body; identity for a fixed root."""
         if self.body.free_root:
             return self.state.qpos[:, 3:7]
-        return torch.tensor([1.0, 0.0, 0.0, 0.0], device=self.frame.device).expand(len(self.frame), 4)
+        return self.body.upright.expand(len(self.frame), 4)
 
     @cached_property
     def heading(self) -> Tensor:

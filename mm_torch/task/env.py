@@ -12,6 +12,7 @@ from torchrl.data import Binary, Composite, Unbounded
 from torchrl.envs import EnvBase
 
 from mm_torch.config.schema import TaskConfig
+from mm_torch.maths.replay import Replay
 from mm_torch.motion.bank import ReferenceBank
 from mm_torch.motion.sampling import ClipSampler, draw_frames
 from mm_torch.sim.physics import Physics
@@ -97,10 +98,16 @@ class MimicEnv(EnvBase):
         self.has_feedback = bool(task.action.stiffness or task.action.damping)
         self._action = torch.zeros(n, muscles if self.drive is None else len(self.drive), device=device)
         self._excitation = torch.zeros(n, muscles, device=device)
+        self._running, self._fresh = (torch.zeros(n, dtype=torch.bool, device=device) for _ in range(2))
         self._lookahead = torch.tensor(task.lookahead_steps, dtype=torch.long, device=device)
         self.layout = observation.layout(self.context(), task.observation)
         self._observation = torch.zeros(n, self.layout[-1].end, device=device)
         self._make_specs()
+        on_gpu = device.type == "cuda"
+        self._excite = Replay(self._excite_work, on_gpu)
+        self._judge = {observed: Replay(lambda seen=observed: self._judge_work(seen), on_gpu) for observed in (False, True)}
+        self._place = Replay(self._place_work, on_gpu)
+        self._look = Replay(lambda: self._observe(self.context(), self._fresh), on_gpu)
 
     def _make_specs(self) -> None:
         n, device = self.batch_size[0], self.device
@@ -164,7 +171,13 @@ class MimicEnv(EnvBase):
             Reward and flags of this control step; zero and false in worlds that do not run.
         """
         self._action.copy_(action)
-        driven = self._action
+        self._running.copy_(running)
+        self.physics.step(self._excite(), self._running)
+        return ControlStep(*(x.clone() for x in self._judge[observed or not self.physics.can_wait]()))
+
+    def _excite_work(self) -> Tensor:
+        """Excitation (N, M) in [0, 1] of the held action."""
+        driven, running = self._action, self._running
         if self.has_feedback:
             driven = driven + feedback(*self.joint_errors(), self.task.action)
         excitation = excite(spread(driven, self.drive), self.action_base(), self.task.action)
@@ -172,25 +185,27 @@ class MimicEnv(EnvBase):
         excitation = self._excitation.clamp_min(0.0)
         if self.recorder is not None:  # a world that waits starts anew, too: its record does not follow from the one before
             self.recorder.record(self.physics.state, excitation, (self.steps == 0) | ~running)
-        self.physics.step(excitation, running)
+        return excitation
+
+    def _judge_work(self, observed: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """What the step that was taken earned and ended: reward (N,), terminated (N,), truncated (N,)."""
+        running, failed = self._running, self.physics.state.failed
         if self.recorder is not None:
-            self.recorder.freeze(self.physics.state.failed)
+            self.recorder.freeze(failed)
         last = self.bank.lengths[self.clip] - 1
         self.frame.copy_(torch.minimum(self.frame + running, last))
         self.steps += running
 
-        context, failed = self.context(), self.physics.state.failed
+        context = self.context()
         terminated = (termination.terminated(context, self.task.termination, self.threshold_scale) | failed) & running
         truncated = ((self.frame >= last) | (self.steps >= self.task.horizon_steps)) & ~terminated & running
         value, parts = reward(context, self.task.reward, self.reward_weights, self.task.penalty)
         valid = running & ~failed
         value = torch.where(valid, value, 0.0)
-        if not self.physics.can_wait:
-            self._observe(context, valid)
-        elif observed:
-            self._observe(context, ~failed)
+        if observed:
+            self._observe(context, ~failed if self.physics.can_wait else valid)
         self._count(context, running, value, parts, terminated, truncated)
-        return ControlStep(value, terminated, truncated)
+        return value, terminated, truncated
 
     def action_base(self) -> Tensor | float:
         """Excitation of a zero action in the coming control step: (N, M), or the configured offset."""
@@ -239,22 +254,27 @@ class MimicEnv(EnvBase):
 
     def begin_episodes(self, rows: Tensor) -> None:
         """Start new episodes in the marked worlds (N,)."""
-        clip, frame = self._draw()
-        self.clip.copy_(torch.where(rows, clip, self.clip))
-        self.frame.copy_(torch.where(rows, frame, self.frame))
+        self._fresh.copy_(rows)
+        for target, drawn in zip((self.clip, self.frame), self._draw(), strict=True):
+            target.copy_(torch.where(rows, drawn, target))
+        self.physics.reset(self._fresh, *self._place())
+        self._look()
+
+    def _place_work(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Positions (N, Q), velocities (N, V) and activations (N, M) that the fresh episodes start from."""
+        rows = self._fresh
         self.steps.masked_fill_(rows, 0)
         index = self.bank.row(self.clip, self.frame)
         qpos, qvel = self.bank.frames.qpos[index].clone(), self.bank.frames.qvel[index]
         if self.body_tensors.free_root:
             start = torch.cat([qpos[:, :2], torch.zeros_like(qpos[:, :1])], dim=1)
             self.origin.copy_(torch.where(rows[:, None], start, self.origin))
-            qpos[:, :2] = 0.0
+            qpos[:, :2].zero_()
         act = self.bank.activations(self.clip, self.frame) if self.task.reset_activations == "reference" else None
         act = torch.zeros_like(self._excitation) if act is None else act
-        self.physics.reset(rows, qpos, qvel, act)
         self._action.masked_fill_(rows[:, None], 0.0)
         self._excitation.copy_(torch.where(rows[:, None], act, self._excitation))
-        self._observe(self.context(), rows)
+        return qpos, qvel, act
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         if self._assigned is not None:

@@ -59,7 +59,7 @@ def root_height(c: StepContext) -> Tensor:
 @_term
 def root_up_b(c: StepContext) -> Tensor:
     """World up in root axes (3): tilt without heading."""
-    return quaternion.rotate_inverse(c.root_quat, c.origin.new_tensor([0.0, 0.0, 1.0]))
+    return quaternion.rotate_inverse(c.root_quat, c.body.up)
 
 
 @_term

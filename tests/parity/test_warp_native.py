@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import mujoco
+import mujoco_warp
 import pytest
 import torch
 from torch import Tensor
 
+from mm_torch.sim import warp, warp_worlds
 from mm_torch.sim.native import NativePhysics
 from mm_torch.sim.physics import Physics, PhysicsError
 from sim_models.registry import load_body
-
-warp = pytest.importorskip("mm_torch.sim.warp", reason="mujoco-warp is not installed")
 
 pytestmark = pytest.mark.slow
 
@@ -111,11 +112,11 @@ def test_reset_into_a_moving_state_follows_native(name: str, build: Callable[...
 
 def test_state_is_the_simulators_memory(build: Callable[..., Physics]) -> None:
     physics = build("toy_arm")
-    data, state = physics._data, physics.state
+    data, state = physics.worlds.data, physics.state
     for tensor, array in (
         (state.qpos, data.qpos), (state.qvel, data.qvel), (state.act, data.act),
         (state.muscle_length, data.actuator_length), (state.muscle_velocity, data.actuator_velocity),
-        (state.muscle_force, data.actuator_force), (physics._shared["ctrl"], data.ctrl),
+        (state.muscle_force, data.actuator_force), (physics.worlds.integrated["ctrl"], data.ctrl),
     ):
         assert tensor.data_ptr() == array.ptr and tuple(tensor.shape) == tuple(array.shape)
     pointers = [getattr(state, name).data_ptr() for name in TOLERANCE]
@@ -198,6 +199,50 @@ def test_failed_world_is_counted_and_poisons_nobody(value: float, build: Callabl
     for excitation in drive:
         physics.step(excitation)
     assert_same(state_of(physics), expected)
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, program: Callable[[], None]) -> set[str]:
+    names: set[str] = set()
+    launch = warp.wp.launch
+
+    def note(kernel: object, *arguments: object, **named: object) -> None:
+        names.add(warp_worlds.kernel_name(kernel))
+        launch(kernel, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(warp.wp, "launch", note)
+        program()
+    return names
+
+
+def test_idle_kernels_exist_and_are_left_out(build: Callable[..., Physics], monkeypatch: pytest.MonkeyPatch) -> None:
+    """MuJoCo Warp launches them by these names; that nothing changes without them, the parity tests show."""
+    physics = build("myo_fullbody")
+    idle = set(warp_worlds.idle_kernels(physics.body.model))
+    assert idle == {*warp_worlds.DRAWING, *warp_worlds.TENDON_PASSIVE}
+    plain = launched(monkeypatch, lambda: mujoco_warp.step(physics.model, physics.worlds.data))
+    assert idle <= plain
+    ours = launched(monkeypatch, lambda: physics.step(torch.zeros_like(physics.state.act)))
+    assert plain - idle <= ours and not ours & idle
+
+
+def test_tendons_that_do_something_keep_their_kernels() -> None:
+    model = copy.copy(load_body("myo_fullbody").model)
+    model.tendon_stiffness[0] = 1.0
+    assert warp_worlds.idle_kernels(model) == warp_worlds.DRAWING
+
+
+def test_more_resets_than_worlds_kept_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(warp, "RESET_WORLDS", 2)
+    body = load_body("myo_bimanual")
+    ours, theirs = warp.WarpPhysics(body, 6, "cpu"), NativePhysics(body, 6, threads=1)
+    for excitation in excitations("myo_bimanual", 3, worlds=6):
+        ours.step(excitation), theirs.step(excitation)
+    mask = torch.tensor([True, False, True, True, True, True])
+    pose = torch.as_tensor(body.neutral_qpos, dtype=torch.float32) + 0.01 * torch.arange(6.0)[:, None]
+    for physics in (ours, theirs):
+        physics.reset(mask, pose, torch.full_like(physics.state.qvel, 0.1), torch.full_like(physics.state.act, 0.2))
+    assert_close(ours, theirs, "after the reset")
 
 
 def test_constraint_overflow_raises_with_the_figure_needed() -> None:

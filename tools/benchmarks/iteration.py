@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import resource
 import statistics
 import time
 from dataclasses import asdict, dataclass
 
+import mujoco_warp as mjw
 import torch
+import warp as wp
 from lightning.pytorch.callbacks import LambdaCallback
 
 from mm_torch import build
 from mm_torch.ppo.module import PpoModule
 from mm_torch.ppo.policy import RolloutPolicy
 from mm_torch.ppo.rollout import RolloutLoader
+from mm_torch.sim.physics import Physics
 from mm_torch.sim.threads import apply, budget_threads
+from mm_torch.sim.warp import WarpPhysics
 from mm_torch.training import make_trainer
 from sim_models.embodiment import SUBSTEPS
 from tools.benchmarks.setup import Clock, prepare
@@ -64,7 +69,8 @@ def measure(case: Case) -> dict[str, float | int | str]:
         The case, ``<rate>_steps_per_s`` of ``RATES`` in control steps of worlds a second, ``<part>_share`` of ``PARTS`` in
         the time of an iteration (medians over the iterations), and ``peak_gb`` of the process. *Physics* is
         ``Physics.step``; *environment* adds action map, reward, termination, observation and resets; *rollout* adds
-        inference and the collector; *training* adds the update.
+        inference and the collector; *training* adds the update. With warp also ``raw_steps_per_s``, ``mujoco_warp.step``
+        alone from the last states, and on a GPU ``device_gb``, all memory in use there.
     """
     threads = budget_threads(case.threads or None)
     apply(threads)
@@ -93,7 +99,51 @@ def measure(case: Case) -> dict[str, float | int | str]:
     make_trainer(physics.device, [LambdaCallback(on_train_batch_end=note)], None).fit(module, train_dataloaders=loader)
     medians = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # kB on Linux
-    return {"case": "iteration", **asdict(case), "minibatches": case.divided, **medians, "peak_gb": peak}
+    return {
+        "case": "iteration", **asdict(case), "minibatches": case.divided, **medians, "peak_gb": peak,
+        **_device_figures(physics),
+    }
+
+
+def _device_figures(physics: Physics) -> dict[str, float]:
+    """Rate of raw MuJoCo Warp, and memory in use on the GPU."""
+    if not isinstance(physics, WarpPhysics):
+        return {}
+    figures = {"raw_steps_per_s": raw_rate(physics)}
+    if physics.device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(physics.device)
+        figures["device_gb"] = (total - free) / 1e9
+    return figures
+
+
+def raw_rate(physics: WarpPhysics, repeats: int = 5) -> float:
+    """Control steps of worlds a second of ``mujoco_warp.step`` alone, one captured graph a control step on a GPU.
+
+    Every repeat starts from the present states and excitations, which are put back; the median is taken.
+    """
+    saved, seconds = physics.state_dict(), []
+    device = wp.device_from_torch(physics.device)
+
+    def steps() -> None:
+        for _ in range(physics.body.substeps):
+            mjw.step(physics.model, physics.worlds.data)
+
+    with wp.ScopedDevice(device):
+        run = steps
+        if device.is_cuda:
+            with wp.ScopedCapture() as capture:
+                steps()
+            run = functools.partial(wp.capture_launch, capture.graph)
+        for _ in range(repeats + 1):
+            physics.load_state_dict(saved)
+            if device.is_cuda:
+                torch.cuda.synchronize(physics.device)
+            start = time.perf_counter()
+            run()
+            wp.synchronize_device(device)
+            seconds.append(time.perf_counter() - start)
+    physics.load_state_dict(saved)
+    return physics.num_envs / statistics.median(seconds[1:])
 
 
 def _figures(step: Clock, environment: float, rollout: float, training: float) -> dict[str, float]:

@@ -47,6 +47,12 @@ def test_memory_is_predicted_from_the_last_two_cases() -> None:
     assert _extrapolate([(0, 0.0), (16, 1.0)], 8192) == 1.0
 
 
+def test_raw_warp_is_measured_beside_the_environment() -> None:
+    figures = measure(Case("toy_arm", worlds=2, sim="warp", rollout_steps=2, minibatches=1, iterations=1))
+    assert figures["raw_steps_per_s"] > figures["environment_steps_per_s"] > 0
+    assert "device_gb" not in figures or figures["device_gb"] > 0
+
+
 def test_ratios_are_of_rates_on_the_same_control_steps() -> None:
     result = ratios.run("toy_arm", num_envs=8, rounds=1, steps=4)
     assert result["env_ratio"] < 1.1 and result["train_ratio"] < result["env_ratio"] * 1.1

@@ -26,7 +26,7 @@ ENDLESS = ("task.termination.absolute_site_deviation=null",)
 
 @cache
 def recipe(*words: str) -> Recipe:
-    return load_recipe([*words, "profile=cpu"], cuda_available=False)
+    return load_recipe(["profile=cpu", *words], cuda_available=False)
 
 
 @cache

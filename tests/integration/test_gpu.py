@@ -47,4 +47,4 @@ def test_a_run_resumes(tmp_path: Path) -> None:
 
 def test_training_learns(tmp_path: Path) -> None:
     rows = run(tmp_path / "run", 2000, "num_envs=1024", "ppo.minibatches=16")
-    assert float(rows[-1]["reward"]) > 1.3 * float(rows[0]["reward"])
+    assert float(rows[-1]["reward"]) > 1.1 * float(rows[0]["reward"])

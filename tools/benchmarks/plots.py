@@ -15,8 +15,8 @@ from tools.benchmarks.iteration import PARTS, RATES
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-COLOURS = dict(zip(dict.fromkeys([*PARTS, *RATES]), ("#3b6fb6", "#d9822b", "#8c6bb1", "#c44e52", "#4c9f70", "#222222"),
-                   strict=False))
+SHADES = ("#3b6fb6", "#d9822b", "#8c6bb1", "#c44e52", "#4c9f70", "#222222", "#999999")
+COLOURS = dict(zip(dict.fromkeys([*PARTS, *RATES, "raw"]), SHADES, strict=True))
 
 
 def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
@@ -44,11 +44,11 @@ def draw(records: Sequence[dict[str, Any]], path: Path) -> None:
 
 def _rates(axis: plt.Axes, body: str, rows: list[dict[str, Any]]) -> None:
     worlds = [r["worlds"] for r in rows]
-    for name in RATES:
+    for name in [*RATES, *(["raw"] if all("raw_steps_per_s" in r for r in rows) else [])]:
         axis.plot(worlds, [r[f"{name}_steps_per_s"] for r in rows], "o-", color=COLOURS[name], label=name,
                   linewidth=2.4 if name == "training" else 1.2, markersize=4)
     axis.set(xscale="log", yscale="log", xlabel="worlds", ylabel="control steps / s",
-             title=f"{body}, {rows[-1]['sim']}, {rows[-1]['cores']} cores")
+             title=f"{body}, {rows[-1]['sim']}, {rows[-1]['device']}")
     axis.set_xticks(worlds, [f"{n:,}" for n in worlds], rotation=45)
     axis.minorticks_off()
     axis.grid(True, which="both", alpha=0.25)

@@ -17,6 +17,7 @@ from mm_torch.sim.physics import Physics
 from mm_torch.task import observation, reward, termination
 from mm_torch.task.env import MimicEnv
 from sim_models.embodiment import Embodiment
+from sim_models.reflexes import leg_joints
 from sim_models.registry import load_body
 
 
@@ -77,6 +78,8 @@ def build_env(
 ) -> MimicEnv:
     """Training environment of this rank; with a directory, failed worlds are recorded there."""
     check_terms(recipe)
+    if recipe.task.action.reflexes and leg_joints(physics.body) is None:
+        raise RecipeError(f"task.action.reflexes=true: {physics.body.name} has no legs to balance on; set it to false")
     sampling = recipe.sampling
     sampler = ClipSampler(
         bank.num_clips, floor=sampling.floor if sampling.adaptive else 1.0, power=sampling.alpha,

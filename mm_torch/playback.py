@@ -160,6 +160,7 @@ def _roll(
 
 @torch.no_grad()
 def _track(env: MimicEnv, body: Embodiment, agent: Agent, steps: int) -> Take:
+    env.use_reflexes(agent.reflexes)
     env.assign(torch.tensor([0]), torch.tensor([0]))
     env.reset()
     rows = [_row(env)]

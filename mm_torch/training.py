@@ -17,6 +17,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from mm_torch import build, processes
 from mm_torch.callbacks import checkpoint as ckpt
 from mm_torch.callbacks.distillation import Distillation
+from mm_torch.callbacks.evolution import Evolution
 from mm_torch.callbacks.records import Records
 from mm_torch.callbacks.stopping import INTERRUPTED, Stopping
 from mm_torch.config.load import RecipeError, to_yaml
@@ -91,7 +92,7 @@ def _train(recipe: Recipe, found: Processes) -> Path:
     records, stopping = Records(run_dir, seconds), Stopping(recipe.max_minutes)
     checkpoints = ckpt.Checkpoints(run_dir, recipe.checkpoint_minutes, records)
     callbacks = [
-        records, stopping, checkpoints, Distillation(run_dir, records, stopping),
+        records, stopping, checkpoints, Evolution(run_dir, records, stopping), Distillation(run_dir, records, stopping),
         *evaluation_callback(recipe, run_dir, threads.physics, records),
     ]
     if resumed is not None:
@@ -173,6 +174,11 @@ def _check_agreement(recipe: Recipe) -> None:
         raise RecipeError(
             f"distillation.labels={recipe.distillation.labels}: labels are made by one process; do that alone, then start "
             "several with distillation.labels=0 init_from=RUN_DIR/checkpoints/distilled.ckpt"
+        )
+    if ranks.world_size() > 1 and recipe.evolution.steps:
+        raise RecipeError(
+            f"evolution.steps={recipe.evolution.steps}: one process searches the gains of the reflexes; do that alone, then "
+            "start several with evolution.steps=0 init_from=RUN_DIR/checkpoints/evolved.ckpt"
         )
     if len(set(ranks.texts(to_yaml(recipe)))) > 1:
         raise RecipeError("the processes of this run resolved different recipes; start all with the same words and files")

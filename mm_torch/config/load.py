@@ -59,6 +59,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "ppo.max_skipped_steps": (1, 1_000_000),
     "ppo.value_warmup": (0, 1_000_000),
     "distillation.labels": (0, 100_000_000),
+    "evolution.steps": (0, 1e12),
+    "evolution.sigma": (1e-6, 100),
+    "evolution.lr": (0, 100),
+    "evolution.last_lr": (0, 100),
+    "evolution.episode_steps": (1, 1_000_000),
+    "evolution.first_frame_share": (0, 1),
     "distillation.led_labels": (0, 100_000_000),
     "distillation.led_share": (0, 1),
     "distillation.noise": (0, 10),
@@ -274,6 +280,17 @@ def _validate(config: DictConfig) -> None:
         raise RecipeError(
             f"task.action.stiffness={action.stiffness:g}, damping={action.damping:g}: joint feedback needs "
             "task.action.space=joint; set that, or both gains to 0"
+        )
+    if action.reflexes and action.space != "joint":
+        raise RecipeError(
+            f"task.action.reflexes=true with task.action.space={action.space}: reflexes act on joints; set "
+            "task.action.space=joint, or task.action.reflexes=false"
+        )
+    if config.evolution.steps and (not action.reflexes or config.num_envs % 2):
+        raise RecipeError(
+            f"evolution.steps={config.evolution.steps} with task.action.reflexes={str(action.reflexes).lower()} and "
+            f"num_envs={config.num_envs}: it searches the gains of the reflexes with pairs of worlds; set "
+            "task.action.reflexes=true and an even number, or evolution.steps=0"
         )
     if config.distillation.labels and action.space != "muscle":
         raise RecipeError(

@@ -32,6 +32,7 @@ class ActionConfig:
     hold_steps: int = 1  # control steps for which the policy's action is held
     stiffness: float = 0.0  # joint feedback in every control step, action per rad off the reference (space=joint)
     damping: float = 0.0  # the same, action per rad/s
+    reflexes: bool = False  # legs react to errors of the root, too, with gains of their own (space=joint, a body that walks)
     base: str = "constant"  # constant: offset below; reference: activations of the reference at that time
     offset: float = 0.5  # base of the constant map
     scale: float = 0.5
@@ -151,6 +152,18 @@ class DistillationConfig:
 
 
 @dataclass(frozen=True)
+class EvolutionConfig:
+    """Before PPO: search for the gains of task.action.reflexes (docs/reflexes.md); one process, an even number of worlds."""
+
+    steps: int = 0  # control steps of the search; 0: none
+    sigma: float = 0.2  # standard deviation of the candidates' gains
+    lr: float = 0.1
+    last_lr: float = 0.03
+    episode_steps: int = 250  # control steps of an episode at most
+    first_frame_share: float = 0.5  # share of the episodes that start with the first frame of a clip
+
+
+@dataclass(frozen=True)
 class EvaluationConfig:
     """Thresholds of the evaluation, after the paper, and evaluation during training."""
 
@@ -186,5 +199,6 @@ class Recipe:
     curriculum: CurriculumConfig = field(default_factory=CurriculumConfig)
     net: NetConfig = field(default_factory=NetConfig)
     distillation: DistillationConfig = field(default_factory=DistillationConfig)
+    evolution: EvolutionConfig = field(default_factory=EvolutionConfig)
     ppo: PpoConfig = field(default_factory=PpoConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)

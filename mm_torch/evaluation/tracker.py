@@ -147,6 +147,7 @@ class Tracker:
             One result a clip, in the bank's order.
         """
         agent = agent.to(self.env.device)
+        self.env.use_reflexes(agent.reflexes)
         seed = self.conditions.seed if seed is None else seed
         self._start(seed)
         hold = self.env.task.action.hold_steps

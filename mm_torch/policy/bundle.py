@@ -30,11 +30,11 @@ from mm_torch.policy.formats import FORMATS, Signature, largest_difference, mill
 from mm_torch.policy.modules import (
     NO_ACTIVATION,
     REFERENCE,
-    SIGHT,
     STATE,
     ExportedObserver,
-    ExportedPolicy,
     PolicyFileError,
+    exported_policy,
+    sight,
 )
 from mm_torch.policy.sheet import LICENCES, policy_sheet
 from mm_torch.policy.terms import motion_source
@@ -47,10 +47,6 @@ SHEET = "policy.json"
 TOLERANCE = 1e-5
 OBSERVATIONS = 1000
 WORLDS, EPISODE_STEPS = 16, 48
-OBSERVER = Signature(
-    (*STATE, *REFERENCE, "frame"), SIGHT, dict.fromkeys((*STATE, "frame"), "N") | dict.fromkeys(REFERENCE, "F")
-)
-POLICY = Signature((*SIGHT, "noise"), ("ctrl",), dict.fromkeys((*SIGHT, "noise"), "N"))
 Case = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
 
@@ -125,10 +121,10 @@ def write_formats(folder: Path, formats: tuple[str, ...], agent: Agent, env: Mim
     Raises:
         PolicyFileError: a format differs by more than 1e-5.
     """
-    samples = collect(agent, env)
+    samples, names = collect(agent, env), sight(env.task.action)
     modules = (
-        ("observer", ExportedObserver(env.physics.body, env.task).eval(), OBSERVER, samples.observer),
-        ("policy", ExportedPolicy(agent, env.task.action, env.drive).eval(), POLICY, samples.policy),
+        ("observer", ExportedObserver(env.physics.body, env.task).eval(), observer_of(names), samples.observer),
+        ("policy", exported_policy(agent, env.task.action, env.drive), policy_of(names), samples.policy),
     )
     figures: dict[str, dict[str, float]] = {}
     torch.set_num_threads(1)
@@ -148,6 +144,18 @@ def write_formats(folder: Path, formats: tuple[str, ...], agent: Agent, env: Mim
                            for n, x in zip(signature.inputs, cases[0][0], strict=True))
             figures[kind] |= {f"{name}_difference": difference, f"{name}_ms": milliseconds(call, single)}
     return figures
+
+
+def observer_of(names: tuple[str, ...]) -> Signature:
+    """Arguments and results of an observer that returns ``names``."""
+    return Signature(
+        (*STATE, *REFERENCE, "frame"), names, dict.fromkeys((*STATE, "frame"), "N") | dict.fromkeys(REFERENCE, "F")
+    )
+
+
+def policy_of(names: tuple[str, ...]) -> Signature:
+    """Arguments and results of a policy that takes ``names``."""
+    return Signature((*names, "noise"), ("ctrl",), dict.fromkeys((*names, "noise"), "N"))
 
 
 def _twice(case: Case, signature: Signature) -> Case:
@@ -172,6 +180,7 @@ def collect(agent: Agent, env: MimicEnv) -> Samples:
         At least ``OBSERVATIONS`` observations.
     """
     samples, model = Samples([], []), env.physics.body.model
+    env.use_reflexes(agent.reflexes)
     width = agent.nets.log_std.numel()
     while samples.count < OBSERVATIONS:
         env.reset()
@@ -197,11 +206,11 @@ def collect(agent: Agent, env: MimicEnv) -> Samples:
     return samples
 
 
-def policy_inputs(env: MimicEnv) -> tuple[Tensor, Tensor, Tensor]:
-    """Base (N, M) and joint errors (N, D) of the coming control step."""
+def policy_inputs(env: MimicEnv) -> tuple[Tensor, ...]:
+    """Base (N, M) and joint errors (N, D) of the coming control step; balance (N, 14) where the policy has reflexes."""
     base = env.action_base()
     base = base.clone() if isinstance(base, Tensor) else torch.full_like(env.context().excitation, base)
-    return base, *env.joint_errors()
+    return base, *env.joint_errors(), *(() if env.balance is None else (env.balance(env.context()),))
 
 
 def _begin(model: mujoco.MjModel, env: MimicEnv, world: int) -> mujoco.MjData:

@@ -21,6 +21,7 @@ from mm_torch.sim.physics import PhysicsState
 from mm_torch.task.action import excite, feedback, spread
 from mm_torch.task.context import BodyTensors, StepContext
 from mm_torch.task.observation import observe
+from mm_torch.task.reflex import Balance
 from sim_models.embodiment import Embodiment
 
 STATE = ("qpos", "qvel", "act", "ctrl", "xpos", "xquat", "cvel", "subtree_com", "actuator_length", "actuator_velocity",
@@ -32,8 +33,9 @@ NO_ACTIVATION = -1.0
 """What rows of ``ref_act`` hold where a motion has no activations."""
 
 
-SIGHT = ("observation", "base", "joint_error", "joint_velocity_error")
-"""What the observer returns, in the order of the policy's arguments; ``noise`` follows them."""
+def sight(action: ActionConfig) -> tuple[str, ...]:
+    """What the observer returns, in the order of the policy's arguments; ``noise`` follows them."""
+    return ("observation", "base", "joint_error", "joint_velocity_error", *(["balance"] if action.reflexes else []))
 
 
 class PolicyFileError(RuntimeError):
@@ -74,13 +76,46 @@ class ExportedPolicy(nn.Module):
             joint_velocity_error: (N, D) rad/s, likewise.
             noise: (N, A) zeros for the mean action; standard normal numbers for a sampled one, held as the action is.
         """
-        normalised = (observation - self.mean) * self.inverse_std
-        if self.clip is not None:
-            normalised = normalised.clamp(-self.clip, self.clip)
-        action = self.actor(normalised) + self.std * noise
+        action = self._chosen(observation, noise)
         if self.action.stiffness or self.action.damping:
             action = action + feedback(joint_error, joint_velocity_error, self.action)
         return excite(spread(action, self.drive), base, self.action)
+
+    def _chosen(self, observation: Tensor, noise: Tensor) -> Tensor:
+        normalised = (observation - self.mean) * self.inverse_std
+        if self.clip is not None:
+            normalised = normalised.clamp(-self.clip, self.clip)
+        return self.actor(normalised) + self.std * noise
+
+
+class ExportedReflexPolicy(ExportedPolicy):
+    """A policy with reflexes in place of the plain joint feedback."""
+
+    def __init__(self, agent: Agent, action: ActionConfig, drive: Tensor | None) -> None:
+        super().__init__(agent, action, drive)
+        self.reflexes = copy.deepcopy(agent.reflexes)
+
+    def forward(  # type: ignore[override]
+        self, observation: Tensor, base: Tensor, joint_error: Tensor, joint_velocity_error: Tensor, balance: Tensor,
+        noise: Tensor,
+    ) -> Tensor:
+        """Controls (N, M).
+
+        Args:
+            observation: as in ``ExportedPolicy``, and so the other arguments.
+            base: likewise.
+            joint_error: likewise.
+            joint_velocity_error: likewise.
+            balance: (N, 14) ``mm_torch.task.reflex.Balance``, each control step anew.
+            noise: likewise.
+        """
+        action = self._chosen(observation, noise) + self.reflexes(joint_error, joint_velocity_error, balance)
+        return excite(spread(action, self.drive), base, self.action)
+
+
+def exported_policy(agent: Agent, action: ActionConfig, drive: Tensor | None) -> ExportedPolicy:
+    """The policy of an agent, with reflexes if it has any; arguments as of ``ExportedPolicy``."""
+    return (ExportedPolicy if agent.reflexes is None else ExportedReflexPolicy)(agent, action, drive).eval()
 
 
 @dataclass(eq=False)
@@ -111,13 +146,14 @@ class ExportedObserver(nn.Module):
         self.register_buffer("site_roots", torch.as_tensor(body.site_root_ids))
         self.register_buffer("touch", torch.as_tensor(body.touch_adr) if len(body.touch_adr) else None)
         self.register_buffer("lookahead", torch.tensor(task.lookahead_steps))
+        self.balance = Balance(body) if task.action.reflexes else None
 
     def forward(
         self, qpos: Tensor, qvel: Tensor, act: Tensor, ctrl: Tensor, xpos: Tensor, xquat: Tensor, cvel: Tensor,
         subtree_com: Tensor, actuator_length: Tensor, actuator_velocity: Tensor, actuator_force: Tensor,
         sensordata: Tensor, ref_qpos: Tensor, ref_qvel: Tensor, ref_site_xpos: Tensor, ref_site_xquat: Tensor,
         ref_site_xvel: Tensor, ref_act: Tensor, frame: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, ...]:
         """What the policy takes in the coming control step.
 
         Args:
@@ -142,7 +178,7 @@ class ExportedObserver(nn.Module):
             frame: (N,) int64, the reference frame that is due now.
 
         Returns:
-            ``SIGHT``: see ``ExportedPolicy.forward``.
+            What ``sight`` names: see ``ExportedPolicy.forward``.
         """
         touched = sensordata[:, self.touch] if self.touch is not None else qpos[:, :0]
         arm = xpos[:, self.sites] - subtree_com[:, self.site_roots]
@@ -171,4 +207,5 @@ class ExportedObserver(nn.Module):
         return (
             observe(context, self.task.observation), base,
             ref_qpos[following][:, joints] - qpos[:, joints], ref_qvel[following][:, dofs] - qvel[:, dofs],
+            *(() if self.balance is None else (self.balance(context),)),
         )

@@ -8,7 +8,7 @@ from typing import Any
 import mm_torch
 from mm_torch.config.schema import Recipe
 from mm_torch.evaluation.tracker import ROWS
-from mm_torch.policy.modules import NO_ACTIVATION, REFERENCE, SIGHT, STATE
+from mm_torch.policy.modules import NO_ACTIVATION, REFERENCE, STATE, sight
 from mm_torch.task import observation
 from mm_torch.task.env import MimicEnv
 
@@ -55,6 +55,7 @@ _MEANINGS = {
     "base": "excitation of a zero action in the coming control step",
     "joint_error": "position of each independent joint, reference one control step ahead minus own, rad",
     "joint_velocity_error": "velocity of each independent joint, likewise, rad/s",
+    "balance": "root errors in heading axes, reference minus own, and load of both feet, for the reflexes",
     "noise": "zeros for the mean action; standard normal numbers for a sampled one, held as the action is",
 }
 
@@ -72,7 +73,9 @@ def policy_sheet(recipe: Recipe, env: MimicEnv, extra: dict[str, Any]) -> dict[s
     """
     body, task = env.physics.body, recipe.task
     muscles, joints, actions = len(body.muscle_names), body.independent_hinges, env.action_spec.shape[-1]
-    widths = dict(zip((*SIGHT, "noise"), (env.layout[-1].end, muscles, len(joints), len(joints), actions), strict=True))
+    names = (*sight(task.action), "noise")
+    balance = [] if env.balance is None else [env.balance.size]
+    widths = dict(zip(names, (env.layout[-1].end, muscles, len(joints), len(joints), *balance, actions), strict=True))
     thresholds = task.termination
     return {
         "format": FORMAT,
@@ -128,7 +131,8 @@ def _action_map(recipe: Recipe, env: MimicEnv) -> str:
     feedback = bool(action.stiffness or action.damping)
     return (
         f"clip(base + {action.scale:g} * {spread}, {action.low:g}, 1); action = mean + std * noise"
-        + (f" + {action.stiffness:g} * joint_error + {action.damping:g} * joint_velocity_error" if feedback else "")
+        + (" + reflexes(joint_error, joint_velocity_error, balance)" if action.reflexes else
+           f" + {action.stiffness:g} * joint_error + {action.damping:g} * joint_velocity_error" if feedback else "")
         + ("; base = the reference's activations one control step ahead" if action.base == "reference" else "")
         + (f" where there are any, else {action.offset:g}" if action.base == "reference" else
            f"; base = {action.offset:g}")

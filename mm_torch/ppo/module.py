@@ -94,6 +94,7 @@ class PpoModule(lightning.LightningModule):
             else None
         )
         self.to(env.device)
+        env.use_reflexes(self.agent.reflexes)
 
     @property
     def control_steps(self) -> int:

@@ -17,6 +17,7 @@ from mm_torch.nets.moe import MixtureOptions
 from mm_torch.nets.normaliser import ObservationNormaliser
 from mm_torch.nets.symmetry import SymmetricTower
 from mm_torch.task.mirror import mirror_action, mirror_observation
+from mm_torch.task.reflex import Reflexes
 from sim_models.embodiment import Embodiment
 
 
@@ -28,17 +29,19 @@ class Agent(nn.Module):
         action_size: M.
         config: network settings.
         symmetry: mirror images of observation and action, where ``config.symmetric``.
+        reflexes: gains that belong to the policy, if it has any; who lets it act says ``env.use_reflexes(agent.reflexes)``.
     """
 
     def __init__(
         self, observation_size: int, action_size: int, config: NetConfig,
-        symmetry: tuple[Reflection, Reflection] | None = None,
+        symmetry: tuple[Reflection, Reflection] | None = None, reflexes: Reflexes | None = None,
     ) -> None:
         super().__init__()
         moe = config.moe
         mixture = MixtureOptions(
             experts=moe.experts, layers=tuple(moe.layers), temperature=moe.temperature, balance_weight=moe.loss_weight
         )
+        self.reflexes = reflexes
         self.normaliser = ObservationNormaliser(observation_size, clip=config.observation_clip)
         self.nets = ActorCritic(
             observation_size, action_size, kind=config.kind, hidden=config.hidden, init_std=config.init_std,  # type: ignore[arg-type]
@@ -62,7 +65,8 @@ class Agent(nn.Module):
         symmetry = None
         if recipe.net.symmetric:
             symmetry = mirror_observation(body, layout), mirror_action(body, recipe.task.action.space)
-        return cls(layout[-1][2], actions, recipe.net, symmetry)
+        reflexes = Reflexes(body, recipe.task.action) if recipe.task.action.reflexes else None
+        return cls(layout[-1][2], actions, recipe.net, symmetry, reflexes)
 
     def take_in(self, observation: Tensor) -> None:
         """Update the normaliser's statistics with raw observations (..., O), and with their mirror images if symmetric."""

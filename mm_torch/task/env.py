@@ -20,6 +20,7 @@ from mm_torch.task import observation, termination
 from mm_torch.task.action import excite, feedback, spread
 from mm_torch.task.context import BodyTensors, StepContext
 from mm_torch.task.metrics import tracking_errors
+from mm_torch.task.reflex import Balance, Reflexes
 from mm_torch.task.reward import reward
 from mm_torch.task.statistics import EpisodeStatistics
 from sim_models.drive import joint_drive
@@ -96,6 +97,8 @@ class MimicEnv(EnvBase):
             if task.action.space == "joint" else None
         )
         self.has_feedback = bool(task.action.stiffness or task.action.damping)
+        self.balance = Balance(physics.body, device) if task.action.reflexes else None
+        self._reflexes: tuple[Reflexes, ...] = ()  # in a tuple: the policy's, not a module of ours
         self._action = torch.zeros(n, muscles if self.drive is None else len(self.drive), device=device)
         self._excitation = torch.zeros(n, muscles, device=device)
         self._running, self._fresh = (torch.zeros(n, dtype=torch.bool, device=device) for _ in range(2))
@@ -124,6 +127,11 @@ class MimicEnv(EnvBase):
     def current_observation(self) -> Tensor:
         """(N, O) observation that the next action is chosen from, resets included."""
         return self._observation
+
+    def use_reflexes(self, reflexes: Reflexes | None) -> None:
+        """Let the reflexes of the policy that acts, an ``Agent``'s, act from now on; None: joint feedback as configured."""
+        self._reflexes = () if reflexes is None else (reflexes,)
+        self._excite = Replay(self._excite_work, self.device.type == "cuda")
 
     # -- the control step ---------------------------------------------------------------------------------------------
     def context(self) -> StepContext:
@@ -178,7 +186,9 @@ class MimicEnv(EnvBase):
     def _excite_work(self) -> Tensor:
         """Excitation (N, M) in [0, 1] of the held action."""
         driven, running = self._action, self._running
-        if self.has_feedback:
+        if self._reflexes:
+            driven = driven + self._reflexes[0](*self.joint_errors(), self.balance(self.context()))
+        elif self.has_feedback:
             driven = driven + feedback(*self.joint_errors(), self.task.action)
         excitation = excite(spread(driven, self.drive), self.action_base(), self.task.action)
         torch.where(running[:, None], excitation, self._excitation, out=self._excitation)

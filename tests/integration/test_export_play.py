@@ -24,7 +24,7 @@ from mm_torch import (
 )
 from mm_torch.command import EXPECTED
 from mm_torch.config.load import RecipeError, load_recipe
-from mm_torch.config.schema import Recipe
+from mm_torch.config.schema import ActionConfig, Recipe
 from mm_torch.evaluation.job import load_agent, thresholds_of
 from mm_torch.evaluation.tracker import evaluation_recipe
 from mm_torch.motion.bank import load_bank
@@ -151,7 +151,7 @@ def test_sheet_names_everything(bundle: Path) -> None:
     body = load_body("toy_arm")
     ends = [0, *(term["end"] for term in sheet["observation"])]
     assert [term["start"] for term in sheet["observation"]] == ends[:-1]
-    assert [i["name"] for i in sheet["policy"]["inputs"]] == [*policy_file.SIGHT, "noise"]
+    assert [i["name"] for i in sheet["policy"]["inputs"]] == [*policy_file.sight(ActionConfig()), "noise"]
     assert sheet["policy"]["inputs"][0]["shape"] == ["N", ends[-1]]
     assert all(term["meaning"] and term["unit"] and term["frame"] for term in sheet["observation"])
     assert sheet["muscles"] == list(body.muscle_names)

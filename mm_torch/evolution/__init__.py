@@ -1,0 +1,1 @@
+"""Search for the gains of balance reflexes, before anything is learned by gradients."""

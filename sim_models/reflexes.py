@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mujoco
 import numpy as np
 
 from sim_models.embodiment import Embodiment
@@ -29,6 +30,18 @@ def joint_groups(body: Embodiment) -> np.ndarray:
     """(D,) group of each independent joint."""
     plain = [body.joint_names[joint].removesuffix("_r").removesuffix("_l") for joint in body.independent_hinges]
     return np.array([next((g for g, joints in enumerate(GROUPS) if name in joints), len(GROUPS)) for name in plain])
+
+
+def site_shares(body: Embodiment) -> np.ndarray:
+    """(S,) share of the body's mass next to each mimic site at the neutral pose: every part counts for the nearest site.
+
+    The mean of the sites' errors with these weights stands for the error of the centre of mass.
+    """
+    model, data = body.model, mujoco.MjData(body.model)
+    data.qpos[:] = body.neutral_qpos
+    mujoco.mj_kinematics(model, data)
+    distance = np.linalg.norm(data.xipos[:, None] - data.xpos[body.site_body_ids], axis=-1)
+    return np.bincount(distance.argmin(axis=1), model.body_mass, len(body.site_names)) / model.body_mass.sum()
 
 
 def foot_touch(body: Embodiment) -> np.ndarray:

@@ -17,7 +17,7 @@ from mm_torch.config.schema import ActionConfig
 from mm_torch.maths import quaternion
 from mm_torch.task.context import StepContext
 from sim_models.embodiment import Embodiment
-from sim_models.reflexes import GROUPS, LEG, foot_touch, joint_groups, leg_joints
+from sim_models.reflexes import GROUPS, LEG, foot_touch, joint_groups, leg_joints, site_shares
 
 GRAVITY = 9.81  # m/s^2
 UNITS = (0.2, 1.5, 0.3, 0.15)  # rad, rad/s, m/s, m: an error of one unit is one to the gains
@@ -27,7 +27,9 @@ PARTS = ("leg", "offset", "stiffness", "damping")
 
 
 class Balance(nn.Module):
-    """Root errors as a reflex sees them: reference minus own in heading axes, in units, then the load of both feet.
+    """What is wrong with the balance, as a reflex sees it: reference minus own in heading axes, in units; load of both feet.
+
+    Turn and angular velocity of the root; velocity and position of the centre of mass, by the mimic sites (``site_shares``).
 
     Args:
         body: embodiment that walks.
@@ -42,6 +44,8 @@ class Balance(nn.Module):
         weight = float(body.model.body_mass.sum()) * GRAVITY
         feet = torch.as_tensor(foot_touch(body), dtype=torch.float32, device=device) / (BEARING * weight)
         self.register_buffer("feet", feet, persistent=False)
+        shares = torch.as_tensor(site_shares(body), dtype=torch.float32, device=device)
+        self.register_buffer("shares", shares[:, None], persistent=False)
         lateral = body.lateral_axis
         others = [axis for axis in range(3) if axis != lateral]
         planes = ([lateral], others), (others, [lateral])  # axes of turns and of moves in the sagittal plane, and of the rest
@@ -55,11 +59,12 @@ class Balance(nn.Module):
         turn = quaternion.to_rotation_vector(
             quaternion.multiply(c.ref_qpos[:, 3:7], quaternion.conjugate(c.root_quat))
         )
-        velocity = -c.site_velocity_error[:, 0]
-        errors = torch.stack([turn, velocity[:, :3], velocity[:, 3:], -c.site_error[:, 0]], dim=1)
+        spin = -c.site_velocity_error[:, 0, :3]
+        moves = ((-error * self.shares).sum(dim=1) for error in (c.site_velocity_error[..., 3:], c.site_error))
+        errors = torch.stack([turn, spin, *moves], dim=1)
         seen = quaternion.rotate_inverse(c.heading[:, None], errors).flatten(1) / self.units
         load = (c.state.touch @ self.feet.T).clamp(0.0, 1.0)
-        return torch.cat([seen.clamp(-LARGEST, LARGEST)[:, self.columns], load], dim=1)
+        return torch.cat([seen.clamp(-LARGEST, LARGEST).index_select(1, self.columns), load], dim=1)
 
 
 class Reflexes(nn.Module):
@@ -105,7 +110,7 @@ class Reflexes(nn.Module):
             velocity_error: (N, D) rad/s, likewise.
             balance: (N, 14), see ``Balance``.
         """
-        stiffness, damping = (x.exp()[:, self.groups] for x in (self.stiffness, self.damping))
+        stiffness, damping = (x.exp().index_select(1, self.groups) for x in (self.stiffness, self.damping))
         action = self.config.stiffness * stiffness * position_error + self.config.damping * damping * velocity_error
         errors, load = balance[:, :12].reshape(-1, 1, 2, 1, 6), balance[:, 12:]
         seen = errors * self.sign  # (N, side, plane, 1, error)

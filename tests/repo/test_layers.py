@@ -22,8 +22,9 @@ BELOW = {
     "evaluation": {
         "", "callbacks", "distillation", "ppo", "nets", "task", "motion", "muscle", "sim", "maths", "config", "hub",
     },
-    "callbacks": {"distillation", "ppo", "nets", "task", "motion", "sim", "maths", "config", "hub"},
+    "callbacks": {"distillation", "evolution", "ppo", "nets", "task", "motion", "sim", "maths", "config", "hub"},
     "distillation": {"ppo", "task", "motion", "muscle", "config"},
+    "evolution": {"ppo", "task", "motion", "config"},
     "ppo": {"nets", "task", "maths", "config"},
     "nets": {"maths", "config"},
     "task": {"motion", "sim", "maths", "config"},

@@ -1,0 +1,66 @@
+"""Reflexes through a whole run: searched, kept, resumed, evaluated, exported."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mm_torch.evaluation.job import load_agent
+from mm_torch.evolution.search import Generation, Search
+from mm_torch.policy.bundle import export_policy
+from mm_torch.train import recipe_from
+from mm_torch.training import train
+
+pytestmark = pytest.mark.slow
+WORDS = (
+    "recipe=fullbody_generalist", "profile=cpu", "sim=native", "task.action.reflexes=true", "evolution.steps=600",
+    "evolution.episode_steps=20", "num_envs=8", "ppo.rollout_steps=2", "ppo.minibatches=1", "threads=1", "total_steps=128",
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(recipe_from([*WORDS, f"run_dir={tmp_path_factory.mktemp('reflexes') / 'whole'}"]))
+
+
+def gains(run: Path) -> np.ndarray:
+    with np.load(run / "evolution.npz") as file:
+        return file["averaged"]
+
+
+def test_the_policy_has_what_the_search_found(whole: Path) -> None:
+    rows = list(csv.DictReader((whole / "evolution.csv").open()))
+    assert int(rows[-1]["control_steps"]) >= 600 > int(rows[-2]["control_steps"]) > 0
+    for checkpoint in (whole, whole / "checkpoints" / "evolved.ckpt"):
+        agent = load_agent(checkpoint)[1]
+        assert agent.reflexes is not None and np.array_equal(agent.reflexes.vector().numpy(), gains(whole))
+    assert np.abs(gains(whole)).max() > 0.01
+
+
+def test_a_search_cut_short_goes_on(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    improve = Search._improve
+
+    def until_the_lights_go_out(self: Search) -> Generation:
+        if self.generation == 2:
+            raise OSError("no more light")
+        return improve(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Search, "_improve", until_the_lights_go_out)
+        with pytest.raises(OSError, match="no more light"):
+            train(recipe_from([*WORDS, f"run_dir={tmp_path / 'part'}"]))
+    train(recipe_from([f"resume={tmp_path / 'part'}"]))
+    assert np.array_equal(gains(tmp_path / "part"), gains(whole))
+    numbers = [row["generation"] for row in csv.DictReader((tmp_path / "part" / "evolution.csv").open())]
+    assert numbers == [row["generation"] for row in csv.DictReader((whole / "evolution.csv").open())]
+
+
+def test_the_bundle_has_them(whole: Path, tmp_path: Path) -> None:
+    bundle = export_policy(whole, tmp_path / "bundle", ("torchscript", "pt2", "onnx"))
+    sheet = json.loads((bundle / "policy.json").read_text())
+    assert sheet["policy"]["inputs"][4]["name"] == "balance" and "reflexes(" in sheet["policy"]["map"]
+    assert all(figures["policy_difference"] < 1e-5 for figures in sheet["formats"].values())

@@ -1,7 +1,8 @@
 """Learning curves of runs: ``python tools/plot_run.py RUN [RUN ...] out=FILE.png``.
 
 Draws reward, episode length, early-termination rate and relative site error over control steps or minutes from each run's
-metrics.csv, as measured (thin) and as a moving average over 20 iterations.
+metrics.csv, as measured (thin) and as a moving average over 20 iterations; before them, if there was one, the search for
+reflexes (evolution.csv), whose rows are generations of candidates.
 
 RUN  run directory (the one that run_dir= named)
 out  picture to write (.png, .svg or .pdf)
@@ -17,6 +18,7 @@ from __future__ import annotations
 import csv
 import sys
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -35,15 +37,25 @@ WINDOW = 20
 
 
 def read(run: Path) -> dict[str, np.ndarray]:
-    """Columns of a run's metrics; empty cells are nan."""
-    with (run / "metrics.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: np.array([float(r[name] or "nan") for r in rows]) for name in ("control_steps", "seconds", *CURVES)}
+    """Columns of a run's search and metrics, one after the other; empty cells are nan."""
+    searched = [r | {"reward": float(r["episode_return"]) / float(r["episode_length"])} for r in _rows(run / "evolution.csv")]
+    spent = int(searched[-1]["control_steps"]) if searched else 0
+    learned = [r | {"control_steps": int(r["control_steps"]) + spent} for r in _rows(run / "metrics.csv")]
+    rows = [*searched, *learned]
+    return {name: np.array([float(r.get(name) or "nan") for r in rows]) for name in ("control_steps", "seconds", *CURVES)}
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def smooth(values: np.ndarray) -> np.ndarray:
     """Mean of the last ``WINDOW`` finite values at each point."""
-    return np.array([np.nanmean(values[max(0, i - WINDOW + 1) : i + 1]) for i in range(len(values))])
+    windows = [values[max(0, i - WINDOW + 1) : i + 1] for i in range(len(values))]
+    return np.array([w[np.isfinite(w)].mean() if np.isfinite(w).any() else np.nan for w in windows])
 
 
 def plot(runs: list[Path], out: Path, x: str = "steps") -> None:
@@ -73,7 +85,7 @@ def main(arguments: list[str]) -> int:
     runs = [Path(a) for a in arguments if "=" not in a]
     out = next((a.removeprefix("out=") for a in arguments if a.startswith("out=")), "")
     x = next((a.removeprefix("x=") for a in arguments if a.startswith("x=")), "steps")
-    missing = [run for run in runs if not (run / "metrics.csv").is_file()]
+    missing = [run for run in runs if not any((run / name).is_file() for name in ("metrics.csv", "evolution.csv"))]
     if not runs or not out or missing:
         print(f"{missing[0]}: no metrics.csv in it" if missing else __doc__, file=sys.stderr)
         return 2

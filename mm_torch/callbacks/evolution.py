@@ -58,7 +58,8 @@ class Evolution(Callback):
             left = seconds * (config.steps - done.control_steps) / max(1, done.control_steps - found)
             line = (
                 f"evolution | generation {done.generation} | steps {done.control_steps:,} of {config.steps:,} | "
-                f"ETA {clock(max(0.0, left))} | length {done.episode_length:.0f} | return {done.episode_return:.1f}"
+                f"ETA {clock(max(0.0, left))} | length {done.episode_length:.0f} | return {done.episode_return:.1f} | "
+                f"site {100 * done.relative_site_error:.1f} cm"
             )
             print(f"\r{line}\033[K" if sys.stdout.isatty() else line, end="" if sys.stdout.isatty() else "\n", flush=True)
             if trainer.logger is not None:

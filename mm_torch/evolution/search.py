@@ -29,12 +29,23 @@ class SearchError(ValueError):
 
 
 class Generation(NamedTuple):
-    """Number, control steps so far; means over its episodes: control steps, return; mean absolute log ratio of the pairs."""
+    """What one generation's candidates did.
+
+    =================== ======================================
+    generation          its number, from 1
+    control_steps       of the search so far
+    episode_length      mean, control steps
+    episode_return      mean
+    relative_site_error mean over its control steps, m
+    contrast            mean absolute log ratio of the pairs
+    =================== ======================================
+    """
 
     generation: int
     control_steps: int
     episode_length: float
     episode_return: float
+    relative_site_error: float
     contrast: float
 
 
@@ -88,7 +99,9 @@ class Search:
         self.averaged = AVERAGE * self.averaged + (1.0 - AVERAGE) * self.gains
         self.generation += 1
         self.control_steps += int(lengths.sum())
-        return Generation(self.generation, self.control_steps, lengths.float().mean().item(), returns.mean().item(),
+        error = self.env.statistics.read().get("relative_site_error", float("nan"))
+        self.env.statistics.clear()
+        return Generation(self.generation, self.control_steps, lengths.float().mean().item(), returns.mean().item(), error,
                           contrast.abs().mean().item())
 
     def _starts(self, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -143,7 +143,7 @@ class ExportedObserver(nn.Module):
         super().__init__()
         self.body, self.task = BodyTensors(body, torch.device("cpu")), task
         self.register_buffer("sites", torch.as_tensor(body.site_body_ids))
-        self.register_buffer("site_roots", torch.as_tensor(body.site_root_ids))
+        self.register_buffer("site_roots", torch.as_tensor(body.site_root_ids).long())  # ONNX wants 64 bits
         self.register_buffer("touch", torch.as_tensor(body.touch_adr) if len(body.touch_adr) else None)
         self.register_buffer("lookahead", torch.tensor(task.lookahead_steps))
         self.balance = Balance(body) if task.action.reflexes else None

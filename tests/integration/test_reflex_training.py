@@ -11,6 +11,7 @@ import pytest
 
 from mm_torch.evaluation.job import load_agent
 from mm_torch.evolution.search import Generation, Search
+from mm_torch.motion.library import library_clips
 from mm_torch.policy.bundle import export_policy
 from mm_torch.train import recipe_from
 from mm_torch.training import train
@@ -60,7 +61,8 @@ def test_a_search_cut_short_goes_on(whole: Path, tmp_path: Path, monkeypatch: py
 
 
 def test_the_bundle_has_them(whole: Path, tmp_path: Path) -> None:
-    bundle = export_policy(whole, tmp_path / "bundle", ("torchscript", "pt2", "onnx"))
+    stand = next(path for path in library_clips("myo_fullbody") if path.stem == "stand")
+    bundle = export_policy(whole, tmp_path / "bundle", ("torchscript", "onnx"), str(stand))
     sheet = json.loads((bundle / "policy.json").read_text())
     assert sheet["policy"]["inputs"][4]["name"] == "balance" and "reflexes(" in sheet["policy"]["map"]
     assert all(figures["policy_difference"] < 1e-5 for figures in sheet["formats"].values())

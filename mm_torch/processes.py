@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import datetime
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -142,6 +144,9 @@ def lost(error: RuntimeError, processes: Processes) -> bool:
 def together(remedy: str, patience: datetime.timedelta = PATIENCE, gpus: bool = True) -> Iterator[Processes]:
     """Work of all processes of the run: they meet before it and part after it.
 
+    Where one dies, the others end with ``INTERRUPTED``: when they miss it, or when their launcher sends SIGTERM, unless that
+    is handled already.
+
     Args:
         remedy: what to do where another process dies meanwhile.
         patience: how long ranks wait for each other.
@@ -153,6 +158,15 @@ def together(remedy: str, patience: datetime.timedelta = PATIENCE, gpus: bool = 
     """
     found = find_processes()
     join(found, patience, gpus)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        print(f"error: process {found.rank} of {found.world}: ended by SIGTERM, as when another process of the run has gone; "
+              f"see the other's message, then {remedy}", file=sys.stderr, flush=True)
+        raise SystemExit(INTERRUPTED)
+
+    unhandled = found.world > 1 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if unhandled:
+        signal.signal(signal.SIGTERM, end)
     try:
         yield found
     except RuntimeError as error:
@@ -162,4 +176,7 @@ def together(remedy: str, patience: datetime.timedelta = PATIENCE, gpus: bool = 
         print(f"error: process {found.rank} of {found.world}: another process of the run has gone, so this one ends too "
               f"({reason}); see the other's message, then {remedy}", file=sys.stderr, flush=True)
         raise SystemExit(INTERRUPTED) from None
+    finally:
+        if unhandled:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
     leave()

@@ -116,7 +116,9 @@ class ControlTracker(Tracker):
 
 
 class Unlearned:
-    """Stands where the tracker expects networks: there are none."""
+    """Stands where the tracker expects networks: there are none, nor reflexes."""
+
+    reflexes = None
 
     def to(self, device: torch.device) -> Unlearned:
         """Itself."""

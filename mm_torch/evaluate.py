@@ -6,7 +6,7 @@ checkpoint  .ckpt files or run directories, separated by commas; the others are 
 motions     directory or file with clips; default: the motions of the first checkpoint's recipe
 out         directory for summary.json, per_clip.csv, report.{json,csv,md} and TensorBoard events; default: evaluation
 format      what is printed: text (default), json, csv or md
-threads     CPU threads in all; default: all cores
+threads     CPU threads of a process; default: its share of the cores
 worlds      clips that run at the same time, 1 to 64 (default); the results do not depend on it
 relative_site_deviation, root_position, absolute_site_deviation
             thresholds in m that end a clip early; default: the first recipe's (paper: 0.3 and 0.5, the last off)
@@ -21,6 +21,8 @@ seed        of pushes and sampled actions; default: 0
 seeds       number of seeds to run, from seed on; default: 1
 
 checkpoint and motions may lie on the Hugging Face Hub: hf://user/repo[/file][@revision] (extra hub).
+
+With torchrun --nproc_per_node=N -m mm_torch.evaluate, or srun, several processes share the clips (docs/scaling.md).
 
 Example: python -m mm_torch.evaluate checkpoint=runs/toy out=runs/toy/evaluation
          python -m mm_torch.evaluate checkpoint=runs/arms,box,control push=5 seeds=3 format=md
@@ -39,7 +41,9 @@ from mm_torch.evaluation.job import THRESHOLDS, Plan, evaluate
 from mm_torch.evaluation.perturbation import Push, read_strength
 from mm_torch.evaluation.report import FORMATS, render, write_results
 from mm_torch.evaluation.tracker import ROWS, Conditions
+from mm_torch.maths.ranks import is_first
 from mm_torch.policy.box import named_checkpoint
+from mm_torch.processes import SHARED_WORK, together
 
 OPTIONS: dict[str, Any] = {
     "checkpoint": "", "motions": None, "out": "evaluation", "format": "text", "threads": 0, "worlds": ROWS,
@@ -51,9 +55,11 @@ OPTIONS: dict[str, Any] = {
 def main(arguments: list[str]) -> None:
     """Entry point."""
     plan, kind = plan_from(arguments)
-    candidates = evaluate(plan)
-    write_results(plan, candidates)
-    print(render(plan, candidates, kind), end="")
+    with together("start the same command again", SHARED_WORK) as found:
+        candidates = evaluate(plan, found)
+        if is_first():
+            write_results(plan, candidates)
+            print(render(plan, candidates, kind), end="")
 
 
 def plan_from(arguments: list[str]) -> tuple[Plan, str]:

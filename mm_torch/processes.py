@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import datetime
 import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -16,10 +21,15 @@ from lightning.fabric.plugins.environments import (
 )
 from lightning.pytorch.strategies import DDPStrategy
 
+from mm_torch.callbacks.stopping import INTERRUPTED
 from mm_torch.config.load import RecipeError
+from mm_torch.maths import ranks
+from mm_torch.sim.threads import ThreadBudget, available_cpus, budget_threads
 
 PATIENCE = datetime.timedelta(minutes=30)
-"""How long ranks wait for each other: longer than an evaluation, a film or a slow disk takes."""
+"""How long the ranks of a training wait for each other: longer than an evaluation, a film or a slow disk takes."""
+SHARED_WORK = datetime.timedelta(days=1)
+"""How long ranks that share out clips wait for the last of them: they meet only when all is done."""
 _LOST = ("gloo", "NCCL", "Connection closed", "Connection reset", "Broken pipe", "TCPStore")  # in errors of a broken group
 
 
@@ -47,6 +57,10 @@ class Processes:
         """Machines."""
         return self.world // self.local_world
 
+    def threads(self, asked: int) -> ThreadBudget:
+        """Threads of this process: those asked for, or its share of the machine's cores where that is 0."""
+        return budget_threads(asked or max(1, available_cpus() // self.local_world))
+
     def strategy(self, partial: bool = False) -> DDPStrategy | str:
         """Lightning's strategy: gradients are averaged over the ranks while the backward pass runs.
 
@@ -69,10 +83,12 @@ def find_processes() -> Processes:
     Raises:
         RecipeError: the machines do not run the same number of processes each.
     """
+    if not ranks.launched():
+        return ALONE
     if TorchElasticEnvironment.detect():
         found: ClusterEnvironment = TorchElasticEnvironment()
         local_world = int(os.environ["LOCAL_WORLD_SIZE"])
-    elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 and SLURMEnvironment.detect():
+    elif SLURMEnvironment.detect():
         if "SLURM_NTASKS_PER_NODE" not in os.environ:
             raise RecipeError("srun: give --ntasks-per-node=N instead of --ntasks, one task a GPU (docs/scaling.md)")
         found = SLURMEnvironment(auto_requeue=False)
@@ -87,23 +103,28 @@ def find_processes() -> Processes:
     return Processes(found, world, found.global_rank(), found.local_rank(), local_world)
 
 
-def join(processes: Processes) -> None:
+def join(processes: Processes, patience: datetime.timedelta = PATIENCE, gpus: bool = True) -> None:
     """Meet the other processes and take this one's GPU, if there are any.
+
+    Args:
+        processes: as found.
+        patience: how long ranks wait for each other.
+        gpus: whether each takes a GPU where the machine has some.
 
     Raises:
         RecipeError: more processes than GPUs on this machine.
     """
     if processes.world == 1:
         return
-    gpus = torch.cuda.device_count()
-    if gpus:
-        if processes.local_rank >= gpus:
-            raise RecipeError(f"{processes.local_world} processes on this machine and {gpus} GPUs: start one a GPU")
+    count = torch.cuda.device_count() if gpus else 0
+    if count:
+        if processes.local_rank >= count:
+            raise RecipeError(f"{processes.local_world} processes on this machine and {count} GPUs: start one a GPU")
         torch.cuda.set_device(processes.local_rank)
     os.environ["MASTER_ADDR"] = processes.environment.main_address
     os.environ["MASTER_PORT"] = str(processes.environment.main_port)
-    backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-    dist.init_process_group(backend, rank=processes.rank, world_size=processes.world, timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if count else "gloo"
+    dist.init_process_group(backend, rank=processes.rank, world_size=processes.world, timeout=patience)
 
 
 def leave() -> None:
@@ -117,3 +138,45 @@ def lost(error: RuntimeError, processes: Processes) -> bool:
     if processes.world == 1:
         return False
     return isinstance(error, dist.DistError) or any(word in str(error) for word in _LOST)
+
+
+@contextmanager
+def together(remedy: str, patience: datetime.timedelta = PATIENCE, gpus: bool = True) -> Iterator[Processes]:
+    """Work of all processes of the run: they meet before it and part after it.
+
+    Where one dies, the others end with ``INTERRUPTED``: when they miss it, or when their launcher sends SIGTERM, unless that
+    is handled already.
+
+    Args:
+        remedy: what to do where another process dies meanwhile.
+        patience: how long ranks wait for each other.
+        gpus: whether each takes a GPU where the machine has some.
+
+    Raises:
+        RecipeError: see ``find_processes`` and ``join``.
+        SystemExit: another process has gone; stderr says so.
+    """
+    found = find_processes()
+    join(found, patience, gpus)
+
+    def end(number: int, frame: FrameType | None) -> None:
+        print(f"error: process {found.rank} of {found.world}: ended by SIGTERM, as when another process of the run has gone; "
+              f"see the other's message, then {remedy}", file=sys.stderr, flush=True)
+        raise SystemExit(INTERRUPTED)
+
+    unhandled = found.world > 1 and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if unhandled:
+        signal.signal(signal.SIGTERM, end)
+    try:
+        yield found
+    except RuntimeError as error:
+        if not lost(error, found):
+            raise
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"error: process {found.rank} of {found.world}: another process of the run has gone, so this one ends too "
+              f"({reason}); see the other's message, then {remedy}", file=sys.stderr, flush=True)
+        raise SystemExit(INTERRUPTED) from None
+    finally:
+        if unhandled:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    leave()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import sys
 import time
 import warnings
 from pathlib import Path
@@ -14,12 +13,12 @@ import lightning
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from mm_torch import build, processes
+from mm_torch import build
 from mm_torch.callbacks import checkpoint as ckpt
 from mm_torch.callbacks.distillation import Distillation
 from mm_torch.callbacks.evolution import Evolution
 from mm_torch.callbacks.records import Records
-from mm_torch.callbacks.stopping import INTERRUPTED, Stopping
+from mm_torch.callbacks.stopping import Stopping
 from mm_torch.config.load import RecipeError, to_yaml
 from mm_torch.config.schema import Recipe
 from mm_torch.evaluation.validation import evaluation_callback
@@ -27,9 +26,9 @@ from mm_torch.maths import ranks
 from mm_torch.ppo.module import PpoModule
 from mm_torch.ppo.policy import RolloutPolicy
 from mm_torch.ppo.rollout import RolloutLoader
-from mm_torch.processes import ALONE, Processes
+from mm_torch.processes import ALONE, Processes, together
 from mm_torch.report import print_run
-from mm_torch.sim.threads import apply, available_cpus, budget_threads
+from mm_torch.sim.threads import apply
 
 log = logging.getLogger(__name__)
 
@@ -51,26 +50,15 @@ def train(recipe: Recipe) -> Path:
         CheckpointError, MotionError: a file cannot be used.
         SystemExit: another process of the run has gone; ``resume=`` goes on.
     """
-    found = processes.find_processes()
-    processes.join(found)
-    try:
-        run_dir = _train(recipe, found)
-    except RuntimeError as error:
-        if not processes.lost(error, found):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        print(f"error: process {found.rank} of {found.world}: another process of the run has gone, so this one ends too "
-              f"({reason}); see the other's message, then go on with resume=RUN_DIR", file=sys.stderr, flush=True)
-        raise SystemExit(INTERRUPTED) from None
-    processes.leave()
-    return run_dir
+    with together("go on with resume=RUN_DIR") as found:
+        return _train(recipe, found)
 
 
 def _train(recipe: Recipe, found: Processes) -> Path:
     resumed = ckpt.read_checkpoint(recipe.resume) if recipe.resume else None
     run_dir = _run_dir(recipe, ranks.texts(time.strftime("%Y%m%d-%H%M%S"))[0])
     _check_agreement(recipe)
-    threads = budget_threads(recipe.threads or max(1, available_cpus() // found.local_world))
+    threads = found.threads(recipe.threads)
     apply(threads)
     torch.manual_seed(recipe.seed)
 
@@ -180,7 +168,7 @@ def _check_agreement(recipe: Recipe) -> None:
             f"evolution.steps={recipe.evolution.steps}: one process searches the gains of the reflexes; do that alone, then "
             "start several with evolution.steps=0 init_from=RUN_DIR/checkpoints/evolved.ckpt"
         )
-    if len(set(ranks.texts(to_yaml(recipe)))) > 1:
+    if not ranks.agreed(to_yaml(recipe)):
         raise RecipeError("the processes of this run resolved different recipes; start all with the same words and files")
 
 

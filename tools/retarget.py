@@ -4,17 +4,21 @@ Inputs are files, directories (searched through) and patterns: AMASS npz (SMPL+H
 BVH, OpenSim joint angles (.mot) and Trajectory npz of MuscleMimic. Each becomes ``out/NAME.npz``; the folders below a
 directory or a pattern are kept. ``out/manifest.csv`` holds status, hashes and figures of every clip and is written after
 each. A rerun skips what is unchanged, so a run that was stopped goes on with the same command. A capture that cannot be
-used is listed with its reason and the others are made all the same.
+used is listed with its reason and the others are made all the same. Started by torchrun or srun, several processes share
+the captures (docs/scaling.md).
 
 Exit status: 0 all clips are there, 1 some failed, 2 the command is wrong, 130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 if __name__ == "__main__":  # before BLAS starts threads: results must not depend on their number
     os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"))
 
+import torch
+
+from mm_torch.config.load import RecipeError
+from mm_torch.maths import ranks
 from mm_torch.motion.clip import TRAJECTORIES
 from mm_torch.motion.splits import SplitError, read_split, select
 from sim_models.registry import load_body
@@ -36,7 +44,8 @@ from tools.retargeting.settings import describe, parse, reader_options
 EXAMPLES = """Examples:
   python tools/retarget.py AMASS split=recipes/splits/kit_kinesis_test.txt body=myo_fullbody out=clips workers=8
   python tools/retarget.py 'cmu/*/*.amc' more/walk.bvh body=myo_fullbody out=clips
-  python tools/retarget.py AMASS body=myo_bimanual out=arms smplh_model=smplh.npz --write-trajectory"""
+  python tools/retarget.py AMASS body=myo_bimanual out=arms smplh_model=smplh.npz --write-trajectory
+  torchrun --nproc_per_node=8 tools/retarget.py AMASS body=myo_fullbody out=clips"""
 
 
 def chosen(sources: list[Source], split: Path | None) -> list[Source]:
@@ -87,6 +96,22 @@ def make_jobs(sources: list[Source], values: dict[str, Any], options: Options, r
     return jobs
 
 
+def share_of_rank(jobs: list[Job]) -> list[Job]:
+    """The jobs of this process: all, or a part that the first of several dealt out by the size of what is to be made.
+
+    Raises:
+        UsageError: the processes were started with different words or see different files.
+    """
+    content = [(job.name, str(job.clip), job.config_hash) for job in jobs]
+    if not ranks.agreed(hashlib.sha256(json.dumps(content).encode()).hexdigest()):
+        raise UsageError("the processes of this run see different settings or captures; start all with the same words, on a "
+                         "disk that all machines see")
+    made = [job.known is not None and job.known[1] == job.config_hash for job in jobs]
+    sizes = [0 if done else job.source.stat().st_size for job, done in zip(jobs, made, strict=True)]
+    hands = json.loads(ranks.texts(json.dumps(ranks.deal(sizes, ranks.world_size()) if ranks.is_first() else []))[0])
+    return [jobs[number] for number in hands[ranks.rank()]]
+
+
 def record(job: Job, outcome: Outcome, body: str) -> manifest.Row:
     """The manifest's row of a job that was done."""
     identity = {
@@ -97,11 +122,13 @@ def record(job: Job, outcome: Outcome, body: str) -> manifest.Row:
 
 
 def run(jobs: list[Job], values: dict[str, Any], options: Options, rows: dict[str, manifest.Row]) -> int:
-    """Do all jobs and keep the manifest; returns how many failed."""
-    path, body, start = values["out"] / manifest.NAME, values["body"], time.perf_counter()
-    workers = min(values["workers"], len(jobs))
+    """Do all jobs, together with the other processes where there are some, and keep the manifest; returns how many failed."""
+    out, body, start = values["out"], values["body"], time.perf_counter()
+    alone, own = ranks.world_size() == 1, share_of_rank(jobs)
+    path, rows = (out / manifest.NAME, rows) if alone else (manifest.part(out, ranks.rank()), {})
+    workers = max(1, min(values["workers"], len(own)))
     done: Iterator[tuple[Job, Outcome]] = (
-        run_here(jobs, body, options) if workers == 1 else run_parallel(jobs, body, options, workers)
+        run_here(own, body, options) if workers == 1 else run_parallel(own, body, options, workers)
     )
     counts = dict.fromkeys((OK, UNCHANGED, FAILED), 0)
     for number, (job, outcome) in enumerate(done, 1):
@@ -111,13 +138,31 @@ def run(jobs: list[Job], values: dict[str, Any], options: Options, rows: dict[st
         rows[job.name] = record(job, outcome, body)
         manifest.write_manifest(path, rows.values())
         text = outcome.line if outcome.status == OK else f"failed: {outcome.reason}"
-        print(f"[{number}/{len(jobs)}] {job.name:24s} {text}  ({outcome.seconds:.1f} s)", flush=True)
-    print(f"{counts[OK]} clips made, {counts[UNCHANGED]} unchanged, {counts[FAILED]} failed of {len(jobs)} in "
-          f"{time.perf_counter() - start:.1f} s; figures in {path}")
-    for job in jobs if counts[FAILED] else ():
-        if rows[job.name]["status"] == FAILED:
-            print(f"failed: {job.name}: {rows[job.name]['reason']}", file=sys.stderr)
-    return counts[FAILED]
+        place = f"{number}/{len(own)}" if alone else f"process {ranks.rank()}: {number}/{len(own)}"
+        print(f"[{place}] {job.name:24s} {text}  ({outcome.seconds:.1f} s)", flush=True)
+    made, unchanged, failed = ranks.sum_over_ranks(torch.tensor(list(counts.values()))).tolist()
+    if ranks.is_first():
+        rows = rows if alone else manifest.merge_parts(out)
+        print(f"{made} clips made, {unchanged} unchanged, {failed} failed of {len(jobs)} in "
+              f"{time.perf_counter() - start:.1f} s; figures in {out / manifest.NAME}", flush=True)
+        for job in jobs if failed else ():
+            if rows[job.name]["status"] == FAILED:
+                print(f"failed: {job.name}: {rows[job.name]['reason']}", file=sys.stderr)
+    ranks.any_rank(False)  # a process that ends with an error ends the others: not before the manifest is whole
+    return failed
+
+
+def retarget(arguments: list[str]) -> int:
+    """Do what the command asks for, in one process or in all of a group; returns the exit status."""
+    inputs, values = parse(arguments)
+    options, out = reader_options(values), values["out"]
+    sources = chosen(find_sources(inputs, SUFFIXES, out), values["split"])
+    with manifest.locked(out) if ranks.is_first() else nullcontext():
+        if ranks.is_first():
+            manifest.merge_parts(out)
+        ranks.any_rank(False)  # the others read what the first has merged
+        rows = manifest.read_manifest(out / manifest.NAME)
+        return 1 if run(make_jobs(sources, values, options, rows), values, options, rows) else 0
 
 
 def main(arguments: list[str]) -> int:
@@ -126,13 +171,13 @@ def main(arguments: list[str]) -> int:
         print(f"{(__doc__ or '').strip()}\n\nSettings:\n{describe()}\n\n{EXAMPLES}")
         return 0
     try:
-        inputs, values = parse(arguments)
-        options, out = reader_options(values), values["out"]
-        sources = chosen(find_sources(inputs, SUFFIXES, out), values["split"])
-        with manifest.locked(out):
-            rows = manifest.read_manifest(out / manifest.NAME)
-            return 1 if run(make_jobs(sources, values, options, rows), values, options, rows) else 0
-    except (UsageError, ManifestError) as error:
+        if not ranks.launched():
+            return retarget(arguments)
+        from mm_torch.processes import SHARED_WORK, together  # takes seconds to import
+
+        with together("start the same command again: what is made is kept", SHARED_WORK, gpus=False):
+            return retarget(arguments)
+    except (UsageError, ManifestError, RecipeError) as error:
         print(f"retarget: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

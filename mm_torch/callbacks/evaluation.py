@@ -55,13 +55,13 @@ class Evaluation(Callback):
     Args:
         run_dir: run directory.
         every_steps: control steps between evaluations; one falls at the end of the first iteration that passes a multiple.
-        judge: evaluates an agent.
+        judge: evaluates an agent, all ranks together; its findings are rank 0's, the others get None.
         write_picture: writes (H, W, 3) uint8 into a PNG file.
         records: the clock of training, which an evaluation stops.
     """
 
     def __init__(
-        self, run_dir: Path, every_steps: int, judge: Callable[[Agent], Findings],
+        self, run_dir: Path, every_steps: int, judge: Callable[[Agent], Findings | None],
         write_picture: Callable[[Path, np.ndarray], None], records: Records,
     ) -> None:
         self.run_dir, self.every_steps, self.judge, self.write_picture = run_dir, every_steps, judge, write_picture
@@ -92,7 +92,7 @@ class Evaluation(Callback):
             return
         self._passed = passed
         start = time.perf_counter()
-        found = self.judge(pl_module.agent) if trainer.is_global_zero else None  # the other ranks wait
+        found = self.judge(pl_module.agent)
         better = any_rank(found is not None and (self.best is None or found.score > self.best))
         if better:
             save_atomically(trainer, self.run_dir / "checkpoints" / BEST)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -86,8 +86,8 @@ class ControlTracker(Tracker):
         self.effort.total_s += time.perf_counter() - start
         return results
 
-    def _start(self, seed: int) -> None:
-        super()._start(seed)
+    def _start(self, seed: int, clips: Sequence[int]) -> None:
+        super()._start(seed, clips)
         self._sums["hand_error"] = torch.zeros_like(self._sums["return"])
 
     def _act(self, agent: Unlearned) -> Tensor:
@@ -116,7 +116,9 @@ class ControlTracker(Tracker):
 
 
 class Unlearned:
-    """Stands where the tracker expects networks: there are none."""
+    """Stands where the tracker expects networks: there are none, nor reflexes."""
+
+    reflexes = None
 
     def to(self, device: torch.device) -> Unlearned:
         """Itself."""

@@ -130,7 +130,8 @@ class _Diary:
     """Takes the trace of each clip: rollout file, what is filmed, sums of activation and saturation."""
 
     def __init__(self, job: Tracking, tracker: Tracker) -> None:
-        self._write = rollout_writer(tracker.simulated, job.out / "rollouts", NAME) if job.rollouts else None
+        write = rollout_writer(tracker.simulated, tracker.bank.names, job.out / "rollouts", NAME)
+        self._write = write if job.rollouts else None
         self._fps, self._seconds = tracker.bank.fps, job.seconds if job.video is not None else 0.0
         self._filmed: dict[str, Take] = {}
         self.activation, self.saturated, self.frames = 0.0, 0.0, 0

@@ -9,6 +9,7 @@ import numpy as np
 
 from mm_torch.config.load import RecipeError
 from mm_torch.evaluation.rollout_file import Rollout, write_npz
+from mm_torch.maths import ranks
 from mm_torch.motion.bank import ReferenceBank
 from sim_models.embodiment import Embodiment
 
@@ -38,10 +39,9 @@ class KitWriter:
         self.body, self.bank = body, bank
         self._episodes: dict[int, dict[str, np.ndarray]] = {}
 
-    def add(self, rollout: Rollout) -> None:
-        """Take in the rollout of one clip."""
-        ids = [i for i, n in enumerate(self.bank.names) if n == rollout.clip and i not in self._episodes]
-        self._episodes[ids[0]] = self._episode(ids[0], rollout)
+    def add(self, clip: int, rollout: Rollout) -> None:
+        """Take in the rollout of the clip with a number in the bank."""
+        self._episodes[clip] = self._episode(clip, rollout)
 
     def _episode(self, clip: int, rollout: Rollout) -> dict[str, np.ndarray]:
         frames = len(rollout.time)
@@ -62,11 +62,14 @@ class KitWriter:
         }
 
     def write(self, path: Path) -> None:
-        """Write the file atomically."""
+        """Write the file atomically: rank 0, with the clips of all ranks, every one of which takes part."""
+        episodes = ranks.merge_on_first(self._episodes)
+        if not ranks.is_first():
+            return
         model, body = self.body.model, self.body
         slide = model.jnt_type[body.hinge_ids] == mujoco.mjtJoint.mjJNT_SLIDE
         arrays = {
-            "n_episodes": np.asarray(len(self._episodes)), "dt": np.asarray(body.control_dt),
+            "n_episodes": np.asarray(len(episodes)), "dt": np.asarray(body.control_dt),
             "joint_names": np.array(body.joint_names), "muscle_names": np.array(body.muscle_names),
             "activation_sample_phase": np.asarray("pre_step"),  # row i belongs to state i
             "kinetics_sample_phase": np.asarray("post_step"),
@@ -75,7 +78,7 @@ class KitWriter:
             "force_sensor_names": np.array(TOUCH), "force_sensor_units": np.array(["N"] * len(TOUCH)),
             "model_mass_kg": np.asarray(float(model.body_mass.sum())),
         }
-        for episode, (_, values) in enumerate(sorted(self._episodes.items())):
+        for episode, (_, values) in enumerate(sorted(episodes.items())):
             arrays |= {f"episode_{episode}_{name}": value for name, value in values.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         write_npz(path, arrays)

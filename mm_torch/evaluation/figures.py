@@ -133,7 +133,7 @@ def activations(body: Embodiment, bank: ReferenceBank, traces: Sequence[Trace]) 
     order = np.concatenate(list(body.muscle_groups.values()))
     panels = {"policy": trace.activation}
     if bank.act is not None:
-        start = int(bank.offsets[bank.names.index(trace.clip)])
+        start = int(bank.offsets[trace.number])
         panels["reference"] = bank.act[start : start + len(trace.qpos)].double().cpu().numpy()
     figure = _sheet(4.2 * len(panels) + 1.5, 6)
     axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,12 +17,22 @@ from mm_torch.config.schema import Recipe
 from mm_torch.evaluation.control import ControlTracker, Unlearned, control_recipe
 from mm_torch.evaluation.evalkit import KitWriter
 from mm_torch.evaluation.recording import rollout_of, rollout_writer
-from mm_torch.evaluation.tracker import UNCHANGED, ClipResult, Conditions, Trace, Tracker, evaluation_recipe
+from mm_torch.evaluation.tracker import (
+    UNCHANGED,
+    ClipResult,
+    Conditions,
+    Trace,
+    Tracker,
+    evaluation_recipe,
+    track_together,
+)
 from mm_torch.hub.download import local_path
+from mm_torch.maths import ranks
 from mm_torch.motion.bank import ReferenceBank
 from mm_torch.motion.splits import leakage, motions_of
 from mm_torch.ppo.policy import Agent
-from mm_torch.sim.threads import apply, budget_threads
+from mm_torch.processes import ALONE, Processes
+from mm_torch.sim.threads import apply
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +48,7 @@ class Plan:
     checkpoints  checkpoint files, run directories or ``CONTROL``; the first is what the others are compared with
     motions      directory with clips; None: those of the first checkpoint's recipe
     out          directory that everything is written to
-    threads      CPU threads in all; 0: all cores
+    threads      CPU threads of this process; 0: all cores, or its share where several processes run
     thresholds   deviation (one of ``THRESHOLDS``) to the value in m that ends a clip early; where not given, those of the
                  first checkpoint's recipe
     conditions   perturbations, the same for all
@@ -103,21 +114,23 @@ def evaluation_device(recipe: Recipe) -> torch.device:
     return torch.device("cuda" if build.backend(recipe) == "warp" and torch.cuda.is_available() else "cpu")
 
 
-def evaluate(plan: Plan) -> list[Candidate]:
+def evaluate(plan: Plan, found: Processes = ALONE) -> list[Candidate]:
     """Evaluate checkpoints on the same clips under the same conditions.
 
     Args:
         plan: which, on what, and how.
+        found: the processes that share the clips.
 
     Returns:
-        Results of each checkpoint; rollouts are written on the way.
+        Results of each checkpoint, on ranks after the first empty; rollouts are written on the way.
 
     Raises:
         CheckpointError, MotionError: a file cannot be used.
-        RecipeError: checkpoints of different bodies, or conditions that the body cannot meet.
+        RecipeError: checkpoints of different bodies, conditions that the body cannot meet, or processes that were started
+            with different words.
     """
     _check(plan)
-    budget = budget_threads(plan.threads or None)
+    budget = found.threads(plan.threads)
     apply(budget)
     loaded = {path: load_agent(path) for path in plan.checkpoints if path != CONTROL}
     first = loaded[plan.checkpoints[0]][0]
@@ -130,6 +143,7 @@ def evaluate(plan: Plan) -> list[Candidate]:
     motions = plan.motions if plan.motions is not None else first.motions
     limits = thresholds_of(first) | dict(plan.thresholds)
     bank = build.build_bank(replace(first, motions=motions), build.build_body(first), evaluation_device(first))
+    _check_agreement(plan, bank)
     for trained in {recipe.motions for recipe, _ in loaded.values()}:
         warn_of_leakage(trained, motions)
     runs = _runs(plan)
@@ -143,6 +157,14 @@ def evaluate(plan: Plan) -> list[Candidate]:
         folder = plan.out if len(runs) == 1 else plan.out / name
         candidates.append(Candidate(name, path, _run(plan, tracker, agent, folder, path)))
     return candidates
+
+
+def _check_agreement(plan: Plan, bank: ReferenceBank) -> None:
+    """Refuse processes that were started with different words or see different clips."""
+    content = repr((plan, bank.names, bank.lengths.tolist()))
+    if not ranks.agreed(hashlib.sha256(content.encode()).hexdigest()):
+        raise RecipeError("the processes of this evaluation see different options or clips; start all with the same words, "
+                          "on a disk that all machines see")
 
 
 def _runs(plan: Plan) -> list[tuple[str, str, Conditions]]:
@@ -187,7 +209,7 @@ def _run(plan: Plan, tracker: Tracker, agent: Agent | Unlearned, folder: Path, p
         source = " · ".join([Path(path).name, *describe(conditions), *([f"seed {seed}"] if random else [])])
         kit = KitWriter(tracker.simulated, tracker.bank) if plan.evalkit else None
         record = _recorder(tracker, folder / f"rollouts{suffix}" if plan.rollouts else None, kit, source)
-        results += tracker.track(agent, seed, record)  # type: ignore[arg-type]
+        results += track_together(tracker, agent, seed, record)  # type: ignore[arg-type]
         if kit is not None:
             kit.write(folder / f"mm_evalkit{suffix}.npz")
     return results if random else results * plan.seeds
@@ -198,11 +220,11 @@ def _recorder(
 ) -> Callable[[Trace], None] | None:
     """What takes the trace of each clip; None where nothing wants them."""
     if kit is None:
-        return None if folder is None else rollout_writer(tracker.simulated, folder, source)
-    write = rollout_writer(tracker.simulated, folder, source) if folder is not None else None
+        return None if folder is None else rollout_writer(tracker.simulated, tracker.bank.names, folder, source)
+    write = None if folder is None else rollout_writer(tracker.simulated, tracker.bank.names, folder, source)
 
     def record(trace: Trace) -> None:
-        kit.add(rollout_of(tracker.simulated, trace, source))
+        kit.add(trace.number, rollout_of(tracker.simulated, trace, source))
         if write is not None:
             write(trace)
 

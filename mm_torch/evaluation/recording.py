@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import mujoco
@@ -129,12 +129,17 @@ def rollout_of(body: Embodiment, trace: Trace, source: str) -> Rollout:
     )
 
 
-def rollout_writer(body: Embodiment, folder: Path, source: str) -> Callable[[Trace], None]:
-    """What writes each trace that it is given to ``folder/CLIP.npz``; a name that was there already gets a number."""
-    written: dict[str, int] = {}
+def rollout_writer(body: Embodiment, names: Sequence[str], folder: Path, source: str) -> Callable[[Trace], None]:
+    """What writes each trace that it is given to ``folder/CLIP.npz``.
 
+    Args:
+        body: the embodiment that was simulated.
+        names: of the bank's clips; where several have one name, those after the first get a number.
+        folder: where to.
+        source: where the states come from.
+    """
     def write(trace: Trace) -> None:
-        count = written[trace.clip] = written.get(trace.clip, 0) + 1
+        count = 1 + names[: trace.number].count(trace.clip)
         name = trace.clip.replace("/", "_") + (f"-{count}" if count > 1 else "")
         write_rollout(folder / f"{name}.npz", rollout_of(body, trace, source))
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from mm_torch import build
 from mm_torch.config.load import RecipeError
 from mm_torch.config.schema import Recipe
 from mm_torch.evaluation.perturbation import Push, Pushes, weakened
+from mm_torch.maths import ranks
 from mm_torch.motion.bank import ReferenceBank
 from mm_torch.ppo.policy import Agent
 from mm_torch.task.metrics import tracking_errors
@@ -58,6 +59,7 @@ class Trace:
 
     ============ ======================================================== ============
     clip         name of the motion
+    number       of the motion in the bank
     qpos, qvel   states, double precision                                 (F, Q) (F, V)
     activation   of the muscles                                           (F, M)
     excitation   held in the control step that ended at the frame         (F, M)
@@ -69,6 +71,7 @@ class Trace:
     """
 
     clip: str
+    number: int
     qpos: np.ndarray
     qvel: np.ndarray
     activation: np.ndarray
@@ -134,14 +137,16 @@ class Tracker:
 
     @torch.no_grad()
     def track(
-        self, agent: Agent, seed: int | None = None, record: Callable[[Trace], None] | None = None
+        self, agent: Agent, seed: int | None = None, record: Callable[[Trace], None] | None = None,
+        clips: Sequence[int] | None = None,
     ) -> list[ClipResult]:
-        """Run the policy over every clip.
+        """Run the policy over clips.
 
         Args:
             agent: networks.
             seed: of pushes and sampled actions; None: that of the conditions.
             record: is given the trace of each clip as it ends.
+            clips: their numbers in the bank; None: every clip.
 
         Returns:
             One result a clip, in the bank's order.
@@ -149,7 +154,7 @@ class Tracker:
         agent = agent.to(self.env.device)
         self.env.use_reflexes(agent.reflexes)
         seed = self.conditions.seed if seed is None else seed
-        self._start(seed)
+        self._start(seed, range(self.bank.num_clips) if clips is None else clips)
         hold = self.env.task.action.hold_steps
         held = hold
         while self._alive.any() or self._waiting:
@@ -165,13 +170,13 @@ class Tracker:
             for row in ended.nonzero().flatten().tolist():
                 self._close(row, record)
         self.physics.check()
-        return [self._results[clip] for clip in range(self.bank.num_clips)]
+        return [self._results[clip] for clip in sorted(self._results)]
 
     # -- what happens in the loop -------------------------------------------------------------------------------------
-    def _start(self, seed: int) -> None:
+    def _start(self, seed: int, clips: Sequence[int]) -> None:
         device, env = self.env.device, self.env
         self._seed = seed
-        self._waiting = sorted(range(self.bank.num_clips), key=lambda c: (-int(self.bank.lengths[c]), c))  # longest first
+        self._waiting = sorted(clips, key=lambda c: (-int(self.bank.lengths[c]), c))  # longest first
         self._results: dict[int, ClipResult] = {}
         self._alive = torch.zeros(ROWS, dtype=torch.bool, device=device)
         self._length = torch.zeros(ROWS, dtype=torch.long, device=device)
@@ -265,7 +270,27 @@ class Tracker:
             frames, self._frames[row] = self._frames[row], []
             arrays = {name: torch.stack([f[name] for f in frames]).double().cpu().numpy() for name in frames[0]}
             rewards = {n.removeprefix("reward "): arrays.pop(n) for n in list(arrays) if n.startswith("reward ")}
-            record(Trace(clip=self.bank.names[clip], rewards=rewards, finished=not early, **arrays))
+            record(Trace(clip=self.bank.names[clip], number=clip, rewards=rewards, finished=not early, **arrays))
+
+
+def track_together(
+    tracker: Tracker, agent: Agent, seed: int | None = None, record: Callable[[Trace], None] | None = None
+) -> list[ClipResult]:
+    """Every clip of the tracker's bank once, shared out among the ranks by length.
+
+    Args:
+        tracker: of the same clips and conditions on every rank.
+        agent: networks, the same on every rank.
+        seed: see ``Tracker.track``.
+        record: is given the traces of this rank's clips.
+
+    Returns:
+        One result a clip, in the bank's order, as one process finds them; on ranks after the first nothing.
+    """
+    own = ranks.deal(tracker.bank.lengths.tolist(), ranks.world_size())[ranks.rank()]
+    results = tracker.track(agent, seed, record, own)
+    found = ranks.merge_on_first({clip: asdict(result) for clip, result in zip(own, results, strict=True)})
+    return [ClipResult(**found[clip]) for clip in sorted(found)]
 
 
 def evaluation_recipe(recipe: Recipe, motions: str | None, thresholds: dict[str, float | None]) -> Recipe:

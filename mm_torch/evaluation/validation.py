@@ -14,7 +14,8 @@ from mm_torch.evaluation import figures
 from mm_torch.evaluation.comparison import summarise
 from mm_torch.evaluation.job import evaluation_device, thresholds_of, warn_of_leakage
 from mm_torch.evaluation.recording import rollout_of
-from mm_torch.evaluation.tracker import ClipResult, Trace, Tracker, evaluation_recipe
+from mm_torch.evaluation.tracker import ClipResult, Trace, Tracker, evaluation_recipe, track_together
+from mm_torch.maths import ranks
 from mm_torch.playback import take_of
 from mm_torch.ppo.policy import Agent
 from mm_torch.video import gl_backend, write_video
@@ -44,12 +45,20 @@ class Validation:
         self.tracker = Tracker(own, bank, threads)
         self.video = settings.video
 
-    def __call__(self, agent: Agent) -> Findings:
-        """Evaluate an agent; its mode and the global random state stay as they are."""
+    def __call__(self, agent: Agent) -> Findings | None:
+        """Evaluate an agent, all ranks together; its mode and the global random state stay as they are.
+
+        Returns:
+            What was found; None on ranks after the first.
+        """
         traces: list[Trace] = []
         training = agent.training
-        results = self.tracker.track(agent.eval(), record=traces.append)
+        results = track_together(self.tracker, agent.eval(), record=traces.append)
         agent.train(training)
+        everything = ranks.merge_on_first({t.number: vars(t) for t in traces})
+        if not ranks.is_first():
+            return None
+        traces = [Trace(**everything[clip]) for clip in sorted(everything)]
         return Findings(
             score=score(results), summary=summarise(results), clips=[r.row() for r in results], table=_table(results),
             draw=partial(figures.draw, self.tracker.body, self.tracker.bank, results, traces),

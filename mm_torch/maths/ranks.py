@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import heapq
 import io
-from collections.abc import Iterable, Mapping
+import os
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 Moments = tuple[Tensor, Tensor, Tensor]
+
+
+def launched() -> bool:
+    """Whether torchrun, or srun with several tasks, started this process; a batch script's own commands are no tasks."""
+    return dist.is_torchelastic_launched() or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
 
 
 def world_size() -> int:
@@ -46,6 +53,25 @@ def largest_over_ranks(x: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(x, dist.ReduceOp.MAX)
     return x
+
+
+def deal(sizes: Sequence[float], hands: int) -> list[list[int]]:
+    """Deal out pieces of work evenly: the largest first, each to the hand with the least work, then the fewest pieces.
+
+    Args:
+        sizes: of the pieces (P,).
+        hands: how many share them.
+
+    Returns:
+        Numbers of the pieces in each hand, ascending. No hand has more than the mean and one piece.
+    """
+    loads = [(0.0, 0, hand) for hand in range(hands)]
+    dealt: list[list[int]] = [[] for _ in range(hands)]
+    for piece in sorted(range(len(sizes)), key=lambda p: (-sizes[p], p)):
+        load, count, hand = loads[0]
+        dealt[hand].append(piece)
+        heapq.heapreplace(loads, (load + sizes[piece], count + 1, hand))
+    return [sorted(hand) for hand in dealt]
 
 
 def any_rank(yes: bool) -> bool:
@@ -94,6 +120,38 @@ def texts(text: str) -> list[str]:
     parts = [torch.empty_like(own) for _ in sizes]
     dist.all_gather(parts, own)
     return [part[:size].numpy().tobytes().decode() for part, size in zip(parts, sizes, strict=True)]
+
+
+def agreed(text: str) -> bool:
+    """Whether a text is the same on all ranks."""
+    return len(set(texts(text))) == 1
+
+
+def merge_on_first(parts: Mapping[int, Any]) -> dict[int, Any]:
+    """Numbered parts that the ranks hold, all of them on rank 0; elsewhere nothing. Every rank takes part.
+
+    They are sent one a rank at a time: no message is larger than the parts of one round.
+
+    Args:
+        parts: by number, each held by one rank: numpy arrays of numbers in plain containers.
+    """
+    if world_size() == 1:
+        return dict(parts)
+    rounds = int(largest_over_ranks(torch.tensor([len(parts)])))
+    held, whole = list(parts.items()), {}
+    for start in range(rounds):
+        for state in gather_on_first({"part": _converted(dict(held[start : start + 1]))}):
+            whole |= _converted(state["part"])
+    return whole
+
+
+def _converted(tree: Any) -> Any:
+    """The same containers with tensors in place of arrays, and the other way round; the bits stay."""
+    if isinstance(tree, Mapping):
+        return {key: _converted(value) for key, value in tree.items()}
+    if isinstance(tree, Tensor):
+        return tree.numpy()
+    return torch.from_numpy(np.ascontiguousarray(tree).reshape(tree.shape)) if isinstance(tree, np.ndarray) else tree
 
 
 def gather_on_first(state: Mapping[str, Any]) -> list[dict[str, Any]]:

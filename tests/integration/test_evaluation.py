@@ -385,7 +385,7 @@ def write_kit(full_tracker: tuple[Tracker, Agent], folder: Path) -> tuple[Path, 
     few = load_bank(tracker.body, [p for p in library_clips("myo_fullbody") if p.stem in ("walk", "stand")])
     tracker = Tracker(tracker.recipe, few, 2)
     kit = KitWriter(tracker.body, few)
-    tracker.track(agent, record=lambda trace: kit.add(rollout_of(tracker.body, trace, "test")))
+    tracker.track(agent, record=lambda trace: kit.add(trace.number, rollout_of(tracker.body, trace, "test")))
     kit.write(folder / "kit.npz")
     return folder / "kit.npz", few
 

@@ -22,6 +22,7 @@ from tensordict import TensorDict
 from mm_torch import build, processes
 from mm_torch.callbacks.checkpoint import KEY, read_checkpoint
 from mm_torch.config.load import RecipeError
+from mm_torch.evaluation.job import Plan, evaluate
 from mm_torch.maths import ranks
 from mm_torch.nets.normaliser import ObservationNormaliser, RewardNormaliser, batch_moments
 from mm_torch.ppo.loss import normalise_advantage
@@ -250,6 +251,17 @@ def test_torchrun_trains_with_worlds_of_their_own(straight: Path) -> None:
 
 
 @pytest.mark.slow
+def test_an_evaluation_in_training_finds_what_one_process_alone_does(straight: Path, tmp_path: Path) -> None:
+    (alone,) = evaluate(Plan((str(straight / "checkpoints" / "best_validation.ckpt"),), None, tmp_path, threads=1))
+    with (straight / "evaluation_clips.csv").open(newline="") as file:
+        together = list(csv.DictReader(file))
+    assert len(together) == len(alone.results) > 2
+    for found, result in zip(together, alone.results, strict=True):
+        expected = result.row()
+        assert {name: found[name] for name in expected} == {name: str(value) for name, value in expected.items()}
+
+
+@pytest.mark.slow
 def test_a_rank_that_dies_stops_the_job_which_resumes_bit_for_bit(straight: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = torchrun(*TINY, "sampling.adaptive=true", "ppo.value_warmup=1", ENDLESS, f"run_dir={folder}",
@@ -323,15 +335,15 @@ def test_machines_with_different_numbers_of_processes_are_refused(monkeypatch: p
 
 
 def test_slurm_tasks_are_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"SLURM_NTASKS": "16", "SLURM_PROCID": "9", "SLURM_LOCALID": "1", "SLURM_NNODES": "2",
-                        "SLURM_NODEID": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "12"}.items():
+    for name, value in {"SLURM_NTASKS": "16", "SLURM_STEP_NUM_TASKS": "16", "SLURM_PROCID": "9", "SLURM_LOCALID": "1",
+                        "SLURM_NNODES": "2", "SLURM_NODEID": "1", "SLURM_JOB_NAME": "train", "SLURM_JOB_ID": "12"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(RecipeError, match="ntasks-per-node"):
         processes.find_processes()
     monkeypatch.setenv("SLURM_NTASKS_PER_NODE", "8")
     found = processes.find_processes()
     assert (found.world, found.rank, found.local_rank, found.local_world, found.nodes) == (16, 9, 1, 8, 2)
-    monkeypatch.setenv("SLURM_NTASKS", "1")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "1")
     assert processes.find_processes() is processes.ALONE
 
 

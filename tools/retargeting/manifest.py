@@ -107,6 +107,27 @@ def write_manifest(path: Path, rows: Iterable[Row]) -> None:
         writer.writerows(sorted(rows, key=lambda row: row["clip"]))
 
 
+def part(directory: Path, of: int | str) -> Path:
+    """Where a rank keeps its rows while several processes make the clips of a directory."""
+    return directory / f".{NAME}.rank{of}"
+
+
+def merge_parts(directory: Path) -> dict[str, Row]:
+    """Rows of a directory; those that ranks wrote, be it in a run that died, are taken into the manifest.
+
+    Raises:
+        ManifestError: a file is no manifest of this version.
+    """
+    rows, parts = read_manifest(directory / NAME), sorted(directory.glob(part(directory, "*").name))
+    for path in parts:
+        rows |= read_manifest(path)
+    if parts:
+        write_manifest(directory / NAME, rows.values())
+    for path in parts:
+        path.unlink()
+    return rows
+
+
 @contextmanager
 def locked(directory: Path) -> Iterator[None]:
     """Hold a directory for one run; the lock ends with the process, however that ends.
@@ -121,4 +142,6 @@ def locked(directory: Path) -> Iterator[None]:
         except OSError:
             raise ManifestError(f"out={directory}: another run is writing there; wait for it or choose another") from None
         remove_leftovers(directory / NAME)
+        for leftover in directory.glob(f".{part(directory, '*').name}.*.tmp"):
+            leftover.unlink(missing_ok=True)
         yield

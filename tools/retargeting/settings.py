@@ -88,7 +88,7 @@ SETTINGS: dict[str, Setting] = {
     "body": _choice(*BODIES, default=REQUIRED, meaning="body that the motion is for"),
     "out": Setting(Path, REQUIRED, "DIR", "directory of the clips, made where it is missing"),
     "source": _choice("auto", *READERS, default="auto", meaning="reader; auto goes by the suffix"),
-    "workers": _number(int, 1, 1024, "processes", 1, "clips made at a time; the result does not depend on it"),
+    "workers": _number(int, 1, 1024, "processes", 1, "clips a process makes at a time; the result does not depend on it"),
     "split": _file("list of clip names (recipes/splits/*.txt); other captures are left out"),
     "write_trajectory": _flag(False, "also write out/trajectory/NAME.npz as MuscleMimic 0.1.0 reads it (needs fps=100)"),
     "activations": _flag(True, "solve the muscle activations that fit the motion; about half of the time"),

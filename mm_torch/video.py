@@ -18,12 +18,13 @@ import numpy as np
 
 from mm_torch.viewer.overlay import add_arrows, add_ghost, ghost_options
 from mm_torch.viewer.scene import LEGEND, pose, tendon_colours
-from mm_torch.viewer.shapes import coarsen
+from mm_torch.viewer.shapes import SHOWN_GROUPS, coarsen
 from mm_torch.viewer.take import Take, ViewerError
 from sim_models.embodiment import Embodiment
 
 FPS = 50
 MAX_GEOMS = 10_000
+NEAR_MARGIN = 1.05  # distance of a camera that was aimed, over the one at which the body would fill the picture
 BACKENDS = ("egl", "osmesa", "glfw", "cgl")
 _PROBE = """
 import importlib, sys, mujoco
@@ -104,6 +105,38 @@ class Stage:
         camera.lookat[:] = self.model.stat.center
         camera.distance, camera.azimuth, camera.elevation = 1.25 * self.model.stat.extent, 135.0, -12.0
         return camera
+
+    def aim(self, qpos: np.ndarray) -> None:
+        """Turn the camera to the middle of some poses and come as near as shows all of each.
+
+        Args:
+            qpos: (F, Q) positions of the body; where it stands does not matter, the camera follows it.
+        """
+        points = np.concatenate([self._corners(q) for q in qpos])
+        azimuth, elevation = np.deg2rad([self._camera.azimuth, self._camera.elevation])
+        ahead = np.array([np.cos(elevation) * np.cos(azimuth), np.cos(elevation) * np.sin(azimuth), np.sin(elevation)])
+        right = np.array([np.sin(azimuth), -np.cos(azimuth), 0.0])
+        axes = np.stack([right, np.cross(right, ahead), ahead])
+        seen = points @ axes.T  # (P, 3) m to the right, up and away
+        middle = 0.5 * (seen.min(axis=0) + seen.max(axis=0))
+        half = np.tan(0.5 * np.deg2rad(self.model.vis.global_.fovy))
+        reach = np.abs(seen - middle)[:, :2] / [half * self._rect.width / self._rect.height, half]
+        self._camera.distance = NEAR_MARGIN * float((reach.max(axis=1) - (seen - middle)[:, 2]).max())
+        centre = middle @ axes
+        self._offset, self._camera.lookat[2] = centre[:2], centre[2]
+
+    def _corners(self, qpos: np.ndarray) -> np.ndarray:
+        """Corners (P, 3) m of the boxes around the drawn geoms, horizontally relative to the root."""
+        model, data = self.model, self._data
+        pose(model, data, qpos)
+        drawn = (model.geom_group < SHOWN_GROUPS) & (model.geom_rgba[:, 3] > 0)
+        drawn &= (model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE) & (model.geom_bodyid > 0)
+        corners = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+        box = model.geom_aabb[drawn]
+        local = box[:, None, :3] + corners * box[:, None, 3:]
+        place = data.geom_xpos[drawn, None] + np.einsum("gij,gkj->gki", data.geom_xmat[drawn].reshape(-1, 3, 3), local)
+        place[..., :2] -= data.xpos[self.body.site_body_ids[0], :2]
+        return place.reshape(-1, 3)
 
     def frame(
         self, qpos: np.ndarray, act: np.ndarray | None = None, ref_qpos: np.ndarray | None = None,

@@ -1,8 +1,8 @@
 """Model validation: ``python tools/validate_model.py body=NAME [fixes=NAME,...] [json=FILE] [out=DIR]``.
 
 Checks a body, with its fingers and before the edits made for training: left/right symmetry, muscle jumps, dead muscles,
-passive forces, tendon slack, inertia and segment masses, joint and control ranges, contact pairs, strength. Prints the
-errors and warnings by check.
+passive forces, tendon slack, inertia, segment masses and centres of mass, joint and control ranges, contact pairs,
+strength. Prints the errors and warnings by check.
 
 Exit status: 0 no error found, 1 at least one ERROR, 2 an option cannot be used.
 

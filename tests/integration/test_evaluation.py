@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -37,6 +40,25 @@ from sim_models.registry import load_body
 
 SUMMARY = ["clips", "early_termination_rate", "frame_coverage", *ERRORS, "episode_length", "episode_return"]
 LOOSE = {"absolute_site_deviation": 0.4}  # some clips end early, some do not
+READ_KIT = """
+import json, pathlib, sys
+import numpy as np
+from mm_evalkit.workflows.gait.channels import joint_names_myo, muscle_names_myo
+from mm_evalkit.workflows.gait.loading import build_channels
+from mm_evalkit.workflows.gait.policy_data import extract_trajectory_data
+from mm_evalkit.workflows.gait.rollout_validation import has_embedded_kinetics, validate_rollout_archive
+
+path = pathlib.Path(sys.argv[1])
+with np.load(path, allow_pickle=False) as archive:
+    kinetics = has_embedded_kinetics(archive, path)
+    episodes = validate_rollout_archive(
+        archive, path, subject_based=False, motion_count=None, expected_joint_names=tuple(joint_names_myo),
+        expected_joint_width=len(joint_names_myo) + 6, expected_activation_width=len(muscle_names_myo),
+    )
+data = extract_trajectory_data(build_channels("Wang"), path, subject_based=False)
+print(json.dumps({"episodes": int(episodes), "kinetics": bool(kinetics), "skipped": len(data.skipped_episodes),
+                  "gait": len(data.episode_gait_records)}))
+"""
 VARIED = Conditions(push=Push(0.05, 0.3, "hand_mimic"), sampled=True)
 
 
@@ -335,23 +357,22 @@ def full_tracker(full: Embodiment) -> tuple[Tracker, Agent]:
     return tracker, Agent(tracker.env.layout[-1].end, tracker.env.action_spec.shape[-1], recipe.net).eval()
 
 
+@pytest.mark.slow
 def test_evalkit_reads_our_rollouts(full_tracker: tuple[Tracker, Agent], tmp_path: Path) -> None:
-    pytest.importorskip("mm_evalkit", reason="mm-evalkit is not installed: pip install mm-evalkit==0.1.0")
-    from mm_evalkit.workflows.gait.channels import joint_names_myo, muscle_names_myo
-    from mm_evalkit.workflows.gait.loading import build_channels
-    from mm_evalkit.workflows.gait.policy_data import extract_trajectory_data
-    from mm_evalkit.workflows.gait.rollout_validation import has_embedded_kinetics, validate_rollout_archive
-
+    """The kit itself, from PyPI into a folder of this test; it runs in a process of its own on the packages that we have."""
+    kit = tmp_path / "kit"
+    words = ["install", "-q", "--disable-pip-version-check", "--no-deps", "--target", kit, "mm-evalkit==0.1.0", "pandas>=2.2"]
+    done = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"mm-evalkit cannot be installed: {done.stderr.strip().splitlines()[-1]}")
     path, bank = write_kit(full_tracker, tmp_path)
-    with np.load(path, allow_pickle=False) as archive:
-        assert has_embedded_kinetics(archive, path)
-        episodes = validate_rollout_archive(
-            archive, path, subject_based=False, motion_count=None, expected_joint_names=tuple(joint_names_myo),
-            expected_joint_width=len(joint_names_myo) + 6, expected_activation_width=len(muscle_names_myo),
-        )
-    assert episodes == bank.num_clips
-    extracted = extract_trajectory_data(build_channels("Wang"), path, subject_based=False)
-    assert len(extracted.skipped_episodes) + len(extracted.episode_gait_records) >= episodes
+    environment = os.environ | {"PYTHONPATH": str(kit)}
+    words = [sys.executable, "-c", READ_KIT, path]
+    read = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert read.returncode == 0, read.stderr
+    found = json.loads(read.stdout.splitlines()[-1])
+    assert found["episodes"] == bank.num_clips and found["kinetics"]
+    assert found["skipped"] + found["gait"] >= bank.num_clips
 
 
 @pytest.mark.slow

@@ -310,6 +310,22 @@ def test_ghost_and_activations_are_visible() -> None:
 
 
 @pytest.mark.usefixtures("gl")
+def test_an_aimed_camera_shows_all_of_the_body_and_little_else() -> None:
+    body = load_body("toy_arm")
+    poses = np.stack([body.neutral_qpos, body.neutral_qpos + 0.8])
+    with video.Stage(body, 160, 120) as stage:
+        stage.aim(poses)
+        shown = [stage.frame(qpos).astype(int) for qpos in poses]
+        stage.model.geom_rgba[:, 3] *= stage.model.geom_bodyid == 0
+        stage.model.tendon_rgba[:, 3] = 0.0
+        empty = stage.frame(poses[0]).astype(int)
+    drawn = np.any([np.abs(picture - empty).max(axis=-1) > 40 for picture in shown], axis=0)
+    rows, columns = np.flatnonzero(drawn.any(axis=1)), np.flatnonzero(drawn.any(axis=0))
+    assert rows[0] > 0 and rows[-1] < 119 and columns[0] > 0 and columns[-1] < 159
+    assert max(np.ptp(rows) / 120, np.ptp(columns) / 160) > 0.6
+
+
+@pytest.mark.usefixtures("gl")
 def test_motions_play_without_a_policy(tmp_path: Path) -> None:
     path = tmp_path / "reach.mp4"
     play.main(["body=toy_arm", "clip=reach", f"video={path}", "seconds=0.2", "width=160", "height=120"])

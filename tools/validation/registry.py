@@ -9,8 +9,8 @@ from tools.validation.findings import LEVELS, Finding
 from tools.validation.subject import Subject
 
 CHECKS: tuple[Callable[[Subject], Iterable[Finding]], ...] = (
-    inertia.phantom, inertia.fractions, symmetry.frames, symmetry.masses, symmetry.parameters, symmetry.paths,
-    symmetry.arms, symmetry.contacts, symmetry.unpaired, jumps.neutral, jumps.random, force_length.dead,
+    inertia.phantom, inertia.fractions, inertia.limbs, symmetry.frames, symmetry.masses, symmetry.parameters,
+    symmetry.paths, symmetry.arms, symmetry.contacts, symmetry.unpaired, jumps.neutral, jumps.random, force_length.dead,
     force_length.passive, force_length.slack, ranges.couplings, ranges.control, strength.strength, strength.long_arms,
     moment_arms.compare,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 
 import mujoco
@@ -92,15 +93,48 @@ def test_inertia_errors_are_the_nine_attachment_frames(body: str) -> None:
     assert list(inertia.phantom(load_subject(body, ["phantom_inertia"]))) == []
 
 
+@cache
+def published(body: str) -> Subject:
+    return load_subject(body, [])
+
+
 def test_segments_off_from_both_tables() -> None:
-    subject = load_subject("myo_fullbody", [])
+    subject = published("myo_fullbody")
     assert subject.model.body_mass.sum() == pytest.approx(84.270, abs=5e-4)
     warned = {f.element for f in inertia.fractions(subject) if f.level == "WARN"}
     assert warned == {"head and neck", "lumbar", "pelvis and sacrum"}
 
 
+LIMB = """<mujoco><worldbody><body name='humerus_r'><joint axis='1 0 0' range='-1 1' limited='true'/>
+<geom type='cylinder' size='.04' fromto='0 0 {top} 0 0 {bottom}' mass='2'/><geom type='cylinder' size='.04'
+fromto='0 0 {bottom} 0 0 {top}' mass='1'/><body name='ulna_r' pos='0 0 -.3'><geom size='.02' mass='1'/></body></body>
+</worldbody></mujoco>"""
+
+
+@pytest.mark.parametrize(("top", "bottom", "levels"), [(0.0, -0.26, {"INFO"}), (-0.2, -0.3, {"WARN"})])
+def test_centre_and_radius_of_a_rod(top: float, bottom: float, levels: set[str]) -> None:
+    found = list(inertia.limbs(Subject("rod", mujoco.MjModel.from_xml_string(LIMB.format(top=top, bottom=bottom)))))
+    assert [(f.element, f.check) for f in found] == [("upper arm", "inertia.centre"), ("upper arm", "inertia.radius")]
+    assert {f.level for f in found} == levels
+    height = top - bottom
+    assert found[0].value == pytest.approx(-100 * (top + bottom) / 2 / 0.3)
+    assert found[1].value == pytest.approx(100 * np.sqrt(height**2 / 12 + 0.04**2 / 4) / 0.3)
+
+
+def test_limbs_beside_the_tables() -> None:
+    found = {(f.check, f.element): f for f in inertia.limbs(published("myo_fullbody"))}
+    centres = {limb: f.value for (check, limb), f in found.items() if check == "inertia.centre"}
+    known = {"upper arm": 48.5, "forearm": 45.1, "thigh": 48.2, "shank": 43.8}  # the thigh's without its patella
+    assert centres == pytest.approx(known, abs=0.3)
+    radii = {limb: f.value for (check, limb), f in found.items() if check == "inertia.radius"}
+    assert radii == pytest.approx({"upper arm": 27.2, "forearm": 30.4, "thigh": 35.1, "shank": 35.6}, abs=0.3)
+    assert [key for key, f in found.items() if f.level != "INFO"] == [("inertia.centre", "thigh")]
+    arms = {f.element: f.level for f in inertia.limbs(published("myo_bimanual"))}
+    assert arms == {"upper arm": "INFO", "forearm": "INFO"}
+
+
 def test_dead_muscles_of_the_arms_and_their_repair() -> None:
-    dead = [f.element for f in force_length.dead(load_subject("myo_bimanual", [])) if f.level == "ERROR"]
+    dead = [f.element for f in force_length.dead(published("myo_bimanual")) if f.level == "ERROR"]
     assert dead == ["LAT1", "LAT1_left"]
     repaired = force_length.dead(load_subject("myo_bimanual", ["lat1_length"]))
     assert [f.element for f in repaired if f.level == "ERROR"] == []

@@ -7,6 +7,7 @@ A fit follows them into the limits and through the body; what is between the lea
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -19,6 +20,8 @@ TRUNK_LIMIT, LEG_LIMIT, ARM_LIMIT = 35.0, 35.0, 50.0
 UNREST = 20.0  # rad/s: steps beside an impossible one that are faster belong to it
 JOIN = 0.1  # s: what lies between two leaps that are closer is as wrong as they are
 BRIDGE = 15.0  # rad/s: a bridge turns no faster, and reaches farther where it would
+
+LIMBS = (("hip", "knee", "ankle", "toes"), ("shoulder", "elbow", "wrist"))
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,9 @@ class Part:
 def _parts() -> tuple[Part, ...]:
     parts = [Part("pelvis", "", (), ("pelvis",), TRUNK_LIMIT), Part("trunk", "pelvis", (), ("trunk",), TRUNK_LIMIT)]
     for side in SIDES:
-        leg, arm = ([f"{side}_{p}" for p in names] for names in (("hip", "knee", "ankle", "toes"), ("shoulder", "elbow", "wrist")))
-        parts.append(Part(f"{side} leg", "pelvis", tuple(zip(leg, leg[1:], strict=False)),
-                          (f"{side}_foot", f"{side}_toes"), LEG_LIMIT))
-        parts.append(Part(f"{side} arm", "trunk", tuple(zip(arm, arm[1:], strict=False)), (f"{side}_hand",), ARM_LIMIT))
+        leg, arm = ([f"{side}_{point}" for point in limb] for limb in LIMBS)
+        parts.append(Part(f"{side} leg", "pelvis", tuple(pairwise(leg)), (f"{side}_foot", f"{side}_toes"), LEG_LIMIT))
+        parts.append(Part(f"{side} arm", "trunk", tuple(pairwise(arm)), (f"{side}_hand",), ARM_LIMIT))
     return tuple(parts)
 
 
@@ -72,7 +74,7 @@ class _Local:
         direction, turn, last = self.direction.copy(), self.turn.copy(), len(self.turn) - 1
         for start, stop in spans:
             inside = np.arange(start + 1, stop)
-            a, b = (start, stop) if 0 <= start and stop <= last else (stop, stop) if start < 0 else (start, start)
+            a, b = (start, stop) if start >= 0 and stop <= last else (stop, stop) if start < 0 else (start, start)
             share = (inside - start) / (stop - start)
             direction[inside] = _slerp(direction[a], direction[b], share)
             step = rotations.log(np.swapaxes(turn[a], 1, 2) @ turn[b])
@@ -85,15 +87,16 @@ def _parent(segments: np.ndarray, part: Part) -> np.ndarray:
 
 
 def repaired(capture: Capture) -> Capture:
-    """The capture with impossible frames bridged; ``provenance["repaired"]`` counts the frames by part.
+    """The capture with impossible frames bridged; joints keep their distances, and the pelvis its path.
 
-    Joints keep their distances. The path of the pelvis stays.
+    ``provenance["repaired"]`` counts the frames by part, ``provenance["repaired_share"]`` is their share of all frames.
     """
     local = {part.name: _Local.of(capture, part) for part in PARTS}
     spans = {part.name: impossible(local[part.name], part, capture.fps) for part in PARTS}
     count = {name: sum(b - a - 1 for a, b in found) for name, found in spans.items() if found}
     if not count:
         return capture
+    touched = {f for found in spans.values() for a, b in found for f in range(a + 1, b)}
     local = {name: track.bridged(spans[name]) for name, track in local.items()}
     points, segments = capture.points.copy(), capture.segments.copy()
     for part in PARTS:
@@ -107,7 +110,8 @@ def repaired(capture: Capture) -> Capture:
         for k, (a, b) in enumerate(part.points):
             along = np.einsum("fij,fj->fi", parent, track.direction[:, k]) * track.length[:, [k]]
             points[:, POINTS.index(b)] = points[:, POINTS.index(a)] + along
-    return replace(capture, points=points, segments=segments).noting(repaired=count)
+    return replace(capture, points=points, segments=segments).noting(
+        repaired=count, repaired_share=len(touched) / len(points))
 
 
 def _carry(capture: Capture, points: np.ndarray, segments: np.ndarray, part: Part, turn: np.ndarray) -> None:
@@ -143,7 +147,7 @@ def _widened(local: _Local, span: tuple[int, int], fps: float) -> tuple[int, int
     """A span that is long enough for a bridge no faster than ``BRIDGE``; one that begins or ends the capture goes beyond."""
     start, stop = span
     last = len(local.turn) - 1
-    while 0 < start and stop < last:
+    while start > 0 and stop < last:
         way = float(_way(local, slice(start, start + 1), slice(stop, stop + 1))[0])
         if way * fps <= BRIDGE * (stop - start):
             return start, stop

@@ -20,7 +20,7 @@ from tools.retargeting.targets import Skeleton, Targets
 LEVEL_TIME, LEVEL_SPEED, STEEPEST = 0.1, 0.2, 0.6  # s, m/s, rad: stance from which feet are calibrated, incline at most
 WIDEST = 0.028  # m: most that each foot is moved outwards
 FEET_RATE, ARMS_RATE = 1.5, 2.0  # Hz: cut-off with which a limb returns to its captured path between contacts
-CARRY = 0.2  # s: beyond a contact, for as long its correction is carried on before it is let go
+CARRY = 0.12  # s: beyond a contact, for as long its correction is carried on before it is let go
 HORIZONTAL = np.array([1.0, 1.0, 0.0])
 
 

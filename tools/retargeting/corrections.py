@@ -20,6 +20,7 @@ from tools.retargeting.targets import Skeleton, Targets
 LEVEL_TIME, LEVEL_SPEED, STEEPEST = 0.1, 0.2, 0.6  # s, m/s, rad: stance from which feet are calibrated, incline at most
 WIDEST = 0.028  # m: most that each foot is moved outwards
 FEET_RATE, ARMS_RATE = 1.5, 2.0  # Hz: cut-off with which a limb returns to its captured path between contacts
+CARRY = 0.12  # s: beyond a contact, for as long its correction is carried on before it is let go
 HORIZONTAL = np.array([1.0, 1.0, 0.0])
 
 
@@ -132,7 +133,7 @@ def carry_on(
     members = [[names.index(f"{side}_{point}") for point in points] for points, side, _, _ in limbs]
     tracks = np.stack([off[:, m].mean(axis=1) for m in members], axis=1)  # (F, limbs, 3)
     weights = np.stack([weight[side] for _, side, weight, _ in limbs], axis=1)
-    smooth = ground.bridge(tracks, weights, 2.0 * np.pi / fps * np.array([rate for *_, rate in limbs]))
+    smooth = ground.bridge(tracks, weights, 2.0 * np.pi / fps * np.array([rate for *_, rate in limbs]), CARRY * fps)
     for k, m in enumerate(members):
         position[:, m] += smooth[:, [k]]
     for k, side in enumerate(SIDES):

@@ -26,6 +26,7 @@ FASTEST_CONTACT = 0.8  # m/s
 EXTENSION = 0.08
 SHORTEST, GAP = 0.06, 0.04  # s: shorter contacts are dropped, shorter breaks closed
 TILT_SD, HEIGHT_SD = 0.02, 0.01  # rad, m: prior of the tilt, scatter of the footholds' heights about the floor
+SLIGHT, LETTING_GO = 1e-3, 0.3  # weights by which a limb returns to its captured path, near a contact and far from any
 SLOW = 0.25  # s: standard deviation of the Gaussian over the height correction
 
 
@@ -120,17 +121,30 @@ def gaussian(track: np.ndarray, sigma: float) -> np.ndarray:
     return np.convolve(np.pad(track, reach, mode="edge"), kernel / kernel.sum(), mode="valid")
 
 
-def bridge(tracks: np.ndarray, weight: np.ndarray, rate: np.ndarray) -> np.ndarray:
+def bridge(tracks: np.ndarray, weight: np.ndarray, rate: np.ndarray, reach: float) -> np.ndarray:
     """Smooth tracks (F, L, 3) through ``tracks`` where ``weight`` (F, L) is 1, and from there to there where it is 0.
 
-    Minimises ``sum w |x - track|^2 + 1e-3 |x|^2 + |D2 x|^2 / rate^4``; ``rate`` (L,) in rad per frame is the cut-off.
+    Minimises ``sum w |x - track|^2 + p |x|^2 + |D2 x|^2 / rate^4``; ``rate`` (L,) in rad per frame is the cut-off. The
+    pull to zero p is slight, but rises where the next frame with a weight is more than ``reach`` frames away: what one
+    contact asked for is not carried on where no other follows.
     """
     frames = len(tracks)
     bands = np.zeros((3, *weight.shape))
-    bands[0] = weight + 1e-3
+    bands[0] = weight + SLIGHT + LETTING_GO * np.clip(_away(weight > 0.0) / reach - 1.0, 0.0, 1.0)
     for k, band in enumerate(second_difference(frames)):
         bands[k, : frames - k] += band.numpy()[:, None] / rate**4
     return solve_banded(bands, weight[:, :, None] * tracks)
+
+
+def _away(mask: np.ndarray) -> np.ndarray:
+    """(F, L) frames to the nearest one of a column that is set; the number of frames where none is."""
+    out = np.full(mask.shape, float(len(mask)))
+    for order in (slice(None), slice(None, None, -1)):
+        since = np.full(mask.shape[1], float(len(mask)))
+        for row, best in zip(mask[order], out[order], strict=True):
+            since = np.where(row, 0.0, since + 1.0)
+            np.minimum(best, since, out=best)
+    return out
 
 
 def travel(place: np.ndarray, fps: float) -> np.ndarray:

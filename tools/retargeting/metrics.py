@@ -35,6 +35,7 @@ class Metrics:
     limit_pct              frame-joint pairs outside the joint's range by more than 1e-5, coupled       %
                            joints included
     limit_pct_independent  the same over the independent joints                                         %
+    limit_excess_max       how far any joint, coupled ones included, is outside its range at most      rad, m
     coupler_max            largest violation of a joint coupling                                        rad, m
     penetration_pct        frames with a floor contact deeper than 1 mm                                 %
     penetration_max_m      deepest floor contact of any geom                                            m
@@ -56,6 +57,7 @@ class Metrics:
     trunk_yaw_max_nm       largest moment about the trunk's axis of rotation                            Nm
     max_speed              fastest independent joint                                                    rad/s
     jerk_p95               95th percentile of the independent joints' jerk                              rad/s^3
+    repaired_pct           captured frames in which a part was bridged (tools/retargeting/repair.py)   %
     tilt_deg               tilt of the captured floor that was taken out                                deg
     widened_m              outward shift of each foot that was added                                    m
     balance_shift_max_m    largest shift of the pelvis that balance asked for                           m
@@ -85,6 +87,7 @@ class Metrics:
     tendon_jump_max: float
     qvel_error: float
     ms_per_frame: float = NAN
+    limit_excess_max: float = NAN
     rmse_shifted_m: float = NAN
     worst_site: str = ""
     worst_site_m: float = NAN
@@ -97,6 +100,7 @@ class Metrics:
     trunk_yaw_max_nm: float = NAN
     max_speed: float = NAN
     jerk_p95: float = NAN
+    repaired_pct: float = NAN
     tilt_deg: float = NAN
     widened_m: float = NAN
     balance_shift_max_m: float = NAN
@@ -158,7 +162,7 @@ def measure(
         wanted: (F, S, 3) m scaled targets.
         shifted: the same after corrections of step width and balance.
         contact: (F, K) labels of the parts of the soles.
-        given: figures to pass on (``tilt_deg``, ``widened_m``, ``balance_shift_max_m``, ``scale``).
+        given: figures to pass on (``repaired_pct``, ``tilt_deg``, ``widened_m``, ``balance_shift_max_m``, ``scale``).
     """
     per_site = np.sqrt((fit_error(body, qpos, wanted) ** 2).mean(axis=0))
     worst = int(per_site.argmax())
@@ -180,14 +184,16 @@ def measure(
 
 
 def limits(body: Embodiment, qpos: np.ndarray) -> dict[str, float]:
-    """Shares in % of frame-joint pairs outside the model's own ranges."""
+    """Shares in % of frame-joint pairs outside the model's own ranges, and how far outside at most."""
     limited = body.hinge_ids[body.model.jnt_limited[body.hinge_ids].astype(bool)]
     value, (low, high) = qpos[:, body.model.jnt_qposadr[limited]], body.model.jnt_range[limited].T
-    outside = (value < low - LIMIT_TOLERANCE) | (value > high + LIMIT_TOLERANCE)
+    excess = np.maximum(low - value, value - high)
+    outside = excess > LIMIT_TOLERANCE
     independent = np.isin(limited, body.independent_hinges)
     shoulder = [body.model.joint(j).qposadr[0] for j in limited if body.model.joint(j).name.startswith("shoulder_elv")]
     return {
         "limit_pct": 100.0 * float(outside.mean()),
+        "limit_excess_max": float(excess.max(initial=0.0)),
         "limit_pct_independent": 100.0 * float(outside[:, independent].mean()),
         "elevation_min_rad": float(qpos[:, shoulder].min()) if shoulder else NAN,
     }

@@ -21,6 +21,7 @@ from tools.retargeting import (
     corrections,
     ground,
     limits,
+    repair,
     rotations,
     soles,
     solve,
@@ -37,7 +38,7 @@ from tools.retargeting.targets import Skeleton, Targets, build_targets, turning,
 from tools.solve_activations import figures, with_activations
 
 MODULES: tuple[ModuleType, ...] = (
-    balance, chain, collision, contact, corrections, ground, limits, soles, solve, stages, symmetry, targets,
+    balance, chain, collision, contact, corrections, ground, limits, repair, soles, solve, stages, symmetry, targets,
 )
 
 
@@ -62,7 +63,7 @@ def make_clip(body: Embodiment, path: Path, options: Options, name: str) -> tupl
     metrics = measure(
         body, motion.qpos, options.fps, wanted=motion.wanted.position, shifted=motion.targets.position,
         contact=motion.contact, tilt_deg=motion.tilt, widened_m=motion.widened, balance_shift_max_m=motion.balanced,
-        scale=motion.targets.scale,
+        scale=motion.targets.scale, repaired_pct=100.0 * capture.provenance.get("repaired_share", 0.0),
     )
     provenance = dict(capture.provenance) | {
         "file": path.name, "fps_in": capture.fps, "tool": "tools/retarget.py", "model_hash": body.model_hash,

@@ -12,6 +12,7 @@ from tools.retargeting.asf import INCH, RATE, load_amc, skeleton_of
 from tools.retargeting.bvh import load_bvh
 from tools.retargeting.lead_in import without_lead_in
 from tools.retargeting.mot import load_mot
+from tools.retargeting.repair import repaired
 from tools.retargeting.skeleton import Capture, CaptureError, JointMotion
 from tools.retargeting.smplh import load_amass
 from tools.retargeting.trajectory import load_trajectory
@@ -31,6 +32,7 @@ class Options:
     units       unit of length of the files: m, cm, mm, inch or a number of metres; None: as the file says
     mapping     YAML that names the joints of a BVH skeleton
     lead_in     first frames to drop; None: found by a jump
+    repair      whether frames in which a limb turns faster than any can are bridged
     smplh_model SMPL+H (or SMPL-X) model as npz, for the subject's proportions
     activations whether muscles are solved
     =========== ============================================================================================= ======
@@ -44,6 +46,7 @@ class Options:
     units: str | None = None
     mapping: Path | None = None
     lead_in: int | None = None
+    repair: bool = True
     smplh_model: Path | None = None
     activations: bool = True
 
@@ -102,7 +105,7 @@ def read_capture(path: Path, options: Options) -> Motion:
         return _cut(motion, str(path), options.lead_in or 0)
     motion = without_lead_in(motion, str(path), options.lead_in)
     check_size(motion, str(path), options.units is not None)
-    return motion
+    return repaired(motion) if options.repair else motion
 
 
 def _source(path: Path, options: Options) -> str:

@@ -128,13 +128,23 @@ def test_a_bridge_holds_where_it_must_and_is_smooth_between():
     weight[:60], weight[140:] = 1.0, 1.0
     track = np.zeros((frames, 1, 3))
     track[:60, 0, 0], track[60:140, 0, 0], track[140:, 0, 0] = 0.02, 5.0, 0.04
-    smooth = bridge(track, weight, rate)[:, 0, 0]
+    smooth = bridge(track, weight, rate, 60.0)[:, 0, 0]  # no frame is farther from a weight than that
     assert smooth[:40] == pytest.approx(0.02, abs=1.5e-3) and smooth[160:] == pytest.approx(0.04, abs=1.5e-3)
     assert smooth.max() < 0.06, "the bridge followed the track where it has no weight"
     assert np.abs(np.diff(smooth, n=2)).max() < 2e-5
     dense = np.diff(np.eye(frames), n=2, axis=0)
     matrix = np.diag(weight[:, 0] + 1e-3) + dense.T @ dense / rate**4
     np.testing.assert_allclose(smooth, np.linalg.solve(matrix, weight[:, 0] * track[:, 0, 0]), atol=1e-9)
+
+
+def test_a_bridge_lets_go_where_no_contact_follows():
+    """A correction that was growing at the last contact does not grow on to the end, but fades; the first part is held."""
+    rate = np.array([2.0 * np.pi * 1.5 / FPS])
+    weight, track = np.zeros((300, 1)), np.zeros((300, 1, 3))
+    weight[:100], track[:100, 0, 0] = 1.0, 0.03 + 2e-4 * np.arange(100)
+    smooth = bridge(track, weight, rate, 20.0)[:, 0, 0]
+    assert smooth[:90] == pytest.approx(track[:90, 0, 0], abs=2e-3)
+    assert smooth.max() < 0.06 and np.abs(smooth[180:]).max() < 5e-3
 
 
 def test_tracks_are_filled_linearly():

@@ -1,0 +1,178 @@
+"""Captured frames in which a part of the body turns faster than any body can, bridged from the good frames around them.
+
+Marker swaps and wrapped Euler angles leave limbs that leap over a right angle and back within hundredths of a second.
+A fit follows them into the limits and through the body; what is between the leaps is no motion either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+
+from tools.retargeting import rotations
+from tools.retargeting.skeleton import POINTS, SEGMENTS, SIDES, Capture
+
+# rad/s: of pelvis and trunk, and of thigh and shank or upper arm and forearm as directions. A hard kick extends the knee
+# with 30, a throw sweeps the forearm with 40. Feet and hands turn about their limb, too, and are noisy: they don't count.
+TRUNK_LIMIT, LEG_LIMIT, ARM_LIMIT = 35.0, 35.0, 50.0
+UNREST = 20.0  # rad/s: steps beside an impossible one that are faster belong to it
+JOIN = 0.1  # s: what lies between two leaps that are closer is as wrong as they are
+BRIDGE = 15.0  # rad/s: a bridge turns no faster, and reaches farther where it would
+
+LIMBS = (("hip", "knee", "ankle", "toes"), ("shoulder", "elbow", "wrist"))
+
+
+@dataclass(frozen=True)
+class Part:
+    """Directions (from point to point) and segments that turn together, seen from a parent segment ("": the world).
+
+    Faster than ``limit`` rad/s no direction turns, nor the segment of a part that has none.
+    """
+
+    name: str
+    parent: str
+    points: tuple[tuple[str, str], ...]
+    segments: tuple[str, ...]
+    limit: float
+
+
+def _parts() -> tuple[Part, ...]:
+    parts = [Part("pelvis", "", (), ("pelvis",), TRUNK_LIMIT), Part("trunk", "pelvis", (), ("trunk",), TRUNK_LIMIT)]
+    for side in SIDES:
+        leg, arm = ([f"{side}_{point}" for point in limb] for limb in LIMBS)
+        parts.append(Part(f"{side} leg", "pelvis", tuple(pairwise(leg)), (f"{side}_foot", f"{side}_toes"), LEG_LIMIT))
+        parts.append(Part(f"{side} arm", "trunk", tuple(pairwise(arm)), (f"{side}_hand",), ARM_LIMIT))
+    return tuple(parts)
+
+
+WATCHED = 2  # directions of a limb that are looked at: the foot's is short
+PARTS = _parts()
+
+
+@dataclass(frozen=True, eq=False)
+class _Local:
+    """A part seen from its parent: unit directions (F, N, 3), their lengths (F, N) m, orientations (F, M, 3, 3)."""
+
+    direction: np.ndarray
+    length: np.ndarray
+    turn: np.ndarray
+
+    @classmethod
+    def of(cls, capture: Capture, part: Part) -> _Local:
+        parent = _parent(capture.segments, part)
+        vector = np.stack([capture.point(b) - capture.point(a) for a, b in part.points], axis=1) if part.points else (
+            np.zeros((len(parent), 0, 3)))
+        length = np.linalg.norm(vector, axis=2)
+        direction = np.einsum("fji,fnj->fni", parent, vector / np.maximum(length, 1e-9)[..., None])
+        turn = np.stack([np.swapaxes(parent, 1, 2) @ capture.segment(s) for s in part.segments], axis=1)
+        return cls(direction, length, turn)
+
+    def bridged(self, spans: list[tuple[int, int]]) -> _Local:
+        """With the frames strictly inside spans interpolated on the shorter arc; a span beyond either end holds the other."""
+        direction, turn, last = self.direction.copy(), self.turn.copy(), len(self.turn) - 1
+        for start, stop in spans:
+            inside = np.arange(start + 1, stop)
+            a, b = (start, stop) if start >= 0 and stop <= last else (stop, stop) if start < 0 else (start, start)
+            share = (inside - start) / (stop - start)
+            direction[inside] = _slerp(direction[a], direction[b], share)
+            step = rotations.log(np.swapaxes(turn[a], 1, 2) @ turn[b])
+            turn[inside] = turn[a] @ rotations.exp(share[:, None, None] * step)
+        return replace(self, direction=direction, turn=turn)
+
+
+def _parent(segments: np.ndarray, part: Part) -> np.ndarray:
+    return segments[:, SEGMENTS.index(part.parent)] if part.parent else np.broadcast_to(np.eye(3), (len(segments), 3, 3))
+
+
+def repaired(capture: Capture) -> Capture:
+    """The capture with impossible frames bridged; joints keep their distances, and the pelvis its path.
+
+    ``provenance["repaired"]`` counts the frames by part, ``provenance["repaired_share"]`` is their share of all frames.
+    """
+    local = {part.name: _Local.of(capture, part) for part in PARTS}
+    spans = {part.name: impossible(local[part.name], part, capture.fps) for part in PARTS}
+    count = {name: sum(b - a - 1 for a, b in found) for name, found in spans.items() if found}
+    if not count:
+        return capture
+    touched = {f for found in spans.values() for a, b in found for f in range(a + 1, b)}
+    local = {name: track.bridged(spans[name]) for name, track in local.items()}
+    points, segments = capture.points.copy(), capture.segments.copy()
+    for part in PARTS:
+        track = local[part.name]
+        parent = _parent(segments, part)
+        if part.name in ("pelvis", "trunk"):
+            _carry(capture, points, segments, part, parent @ track.turn[:, 0])
+            continue
+        for k, name in enumerate(part.segments):
+            segments[:, SEGMENTS.index(name)] = parent @ track.turn[:, k]
+        for k, (a, b) in enumerate(part.points):
+            along = np.einsum("fij,fj->fi", parent, track.direction[:, k]) * track.length[:, [k]]
+            points[:, POINTS.index(b)] = points[:, POINTS.index(a)] + along
+    return replace(capture, points=points, segments=segments).noting(
+        repaired=count, repaired_share=len(touched) / len(points))
+
+
+def _carry(capture: Capture, points: np.ndarray, segments: np.ndarray, part: Part, turn: np.ndarray) -> None:
+    """Turn pelvis or trunk, in place, and with it the hips or shoulders about the middle of the hips."""
+    before = capture.segment(part.name)
+    segments[:, SEGMENTS.index(part.name)] = turn
+    middle = 0.5 * (capture.point("left_hip") + capture.point("right_hip"))
+    for side in SIDES:
+        name = f"{side}_{'hip' if part.name == 'pelvis' else 'shoulder'}"
+        arm = np.einsum("fij,fkj,fk->fi", turn, before, capture.point(name) - middle)
+        points[:, POINTS.index(name)] = middle + arm
+
+
+def impossible(local: _Local, part: Part, fps: float) -> list[tuple[int, int]]:
+    """Spans (good frame before, good frame after) of impossible steps; -1 and F stand for what lies beyond the ends."""
+    speed = fps * _way(local, slice(None, -1), slice(1, None))
+    fast = speed > part.limit
+    frames, spans = len(local.turn), []
+    for step in np.flatnonzero(fast):
+        start, stop = int(step), int(step) + 1
+        while start > 0 and speed[start - 1] > UNREST:
+            start -= 1
+        while stop < frames - 1 and speed[stop] > UNREST:
+            stop += 1
+        if spans and start - spans[-1][1] < JOIN * fps:
+            spans[-1] = (spans[-1][0], max(stop, spans[-1][1]))
+        else:
+            spans.append((start, stop))
+    return [_widened(local, span, fps) for span in spans]
+
+
+def _widened(local: _Local, span: tuple[int, int], fps: float) -> tuple[int, int]:
+    """A span that is long enough for a bridge no faster than ``BRIDGE``; one that begins or ends the capture goes beyond."""
+    start, stop = span
+    last = len(local.turn) - 1
+    while start > 0 and stop < last:
+        way = float(_way(local, slice(start, start + 1), slice(stop, stop + 1))[0])
+        if way * fps <= BRIDGE * (stop - start):
+            return start, stop
+        start, stop = start - 1, stop + 1
+    return (-1, stop) if start <= 0 else (start, last + 1)
+
+
+def _way(local: _Local, start: slice, stop: slice) -> np.ndarray:
+    """(N,) rad that a part turns from some frames to as many others."""
+    if local.direction.shape[1]:
+        return _angle(local.direction[start], local.direction[stop])[:, :WATCHED].max(axis=1)
+    turn = np.swapaxes(local.turn[start], -1, -2) @ local.turn[stop]
+    return np.linalg.norm(rotations.log(turn), axis=-1).max(axis=1)
+
+
+def _angle(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Angles (...) rad between unit vectors (..., 3)."""
+    return np.arctan2(np.linalg.norm(np.cross(a, b), axis=-1), (a * b).sum(axis=-1))
+
+
+def _slerp(a: np.ndarray, b: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """(G, N, 3) unit vectors on the shorter arcs from a to b, both (N, 3), at shares (G,) of the way."""
+    angle = _angle(a, b)[:, None]
+    size = np.where(np.sin(angle) > 1e-6, np.sin(angle), 1.0)
+    part = share[:, None, None]
+    straight = np.where(np.sin(angle) > 1e-6, np.sin((1.0 - part) * angle) * a + np.sin(part * angle) * b,
+                        a + part * (b - a)) / size
+    return straight / np.maximum(np.linalg.norm(straight, axis=2, keepdims=True), 1e-9)

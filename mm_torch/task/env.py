@@ -98,7 +98,6 @@ class MimicEnv(EnvBase):
         )
         self.has_feedback = bool(task.action.stiffness or task.action.damping)
         self.balance = Balance(physics.body, device) if task.action.reflexes else None
-        self._reflexes: tuple[Reflexes, ...] = ()  # in a tuple: the policy's, not a module of ours
         self._action = torch.zeros(n, muscles if self.drive is None else len(self.drive), device=device)
         self._excitation = torch.zeros(n, muscles, device=device)
         self._running, self._fresh = (torch.zeros(n, dtype=torch.bool, device=device) for _ in range(2))
@@ -107,7 +106,7 @@ class MimicEnv(EnvBase):
         self._observation = torch.zeros(n, self.layout[-1].end, device=device)
         self._make_specs()
         on_gpu = device.type == "cuda"
-        self._excite = Replay(self._excite_work, on_gpu)
+        self.use_reflexes(None)
         self._judge = {observed: Replay(lambda seen=observed: self._judge_work(seen), on_gpu) for observed in (False, True)}
         self._place = Replay(self._place_work, on_gpu)
         self._look = Replay(lambda: self._observe(self.context(), self._fresh), on_gpu)
@@ -130,7 +129,7 @@ class MimicEnv(EnvBase):
 
     def use_reflexes(self, reflexes: Reflexes | None) -> None:
         """Let the reflexes of the policy that acts, an ``Agent``'s, act from now on; None: joint feedback as configured."""
-        self._reflexes = () if reflexes is None else (reflexes,)
+        self._reflexes = () if reflexes is None else (reflexes,)  # in a tuple: a module of the policy's, not of ours
         self._excite = Replay(self._excite_work, self.device.type == "cuda")
 
     # -- the control step ---------------------------------------------------------------------------------------------

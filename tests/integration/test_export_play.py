@@ -209,15 +209,15 @@ def test_own_motions_give_the_very_observation(bundle: Path) -> None:
 
 
 def test_a_wrong_policy_is_not_kept(toy_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wrong(policy_file.ExportedPolicy):
-        def __init__(self, *arguments: object) -> None:
-            super().__init__(*arguments)
-            self.mean += 1e-3
+    def wrong(*arguments: Any) -> policy_file.ExportedPolicy:
+        policy = policy_file.exported_policy(*arguments)
+        policy.mean += 1e-3
+        return policy
 
     out = tmp_path / "policy"
     out.mkdir()
     (out / "policy.json").write_text("an older one")
-    monkeypatch.setattr(policy_bundle, "ExportedPolicy", Wrong)
+    monkeypatch.setattr(policy_bundle, "exported_policy", wrong)
     with pytest.raises(PolicyFileError, match="differs"):
         export_policy(toy_run, out, ("torchscript",))
     assert [p.name for p in tmp_path.iterdir()] == ["policy"]

@@ -113,6 +113,7 @@ def run(body: str, num_envs: int, rounds: int, steps: int) -> dict[str, float | 
     clock.wrap_step(physics)
     train_env = build.build_env(recipe, physics, bank)
     module = PpoModule(recipe, train_env)
+    env.env.use_reflexes(module.agent.reflexes)
     pairs: list[tuple[float, float]] = []
     trained: list[tuple[float, float]] = []
     since = 0.0

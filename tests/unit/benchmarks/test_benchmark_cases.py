@@ -47,6 +47,7 @@ def test_memory_is_predicted_from_the_last_two_cases() -> None:
     assert _extrapolate([(0, 0.0), (16, 1.0)], 8192) == 1.0
 
 
+@pytest.mark.slow
 def test_raw_warp_is_measured_beside_the_environment() -> None:
     figures = measure(Case("toy_arm", worlds=2, sim="warp", rollout_steps=2, minibatches=1, iterations=1))
     assert figures["raw_steps_per_s"] > figures["environment_steps_per_s"] > 0

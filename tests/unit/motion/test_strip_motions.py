@@ -20,6 +20,8 @@ from tools.library.strip import STRIP_MOTIONS, THROWN
 from tools.make_strip import chosen, main
 from tools.solve_activations import with_activations
 
+pytestmark = pytest.mark.slow  # solves activations
+
 
 @cache
 def made(name: str) -> Clip:

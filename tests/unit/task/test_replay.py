@@ -15,11 +15,12 @@ from mm_torch.task.env import MimicEnv
 from tests.unit.task.worlds import act, begin, make_env, noise
 
 HOST = {"_local_scalar_dense", "nonzero", "lift_fresh", "item", "masked_select", "unique", "_unique2"}
+CUDA = ("recipe=fullbody_generalist", "profile=cuda", "ppo.minibatches=1")
 RECIPES = [
-    ("recipe=fullbody_generalist", "profile=cuda", "ppo.minibatches=1"),
+    CUDA,
     ("recipe=fullbody_generalist", "profile=cpu"),
-    ("recipe=fullbody_generalist", "profile=cuda", "compat=upstream", "ppo.minibatches=1"),
-    ("recipe=bimanual_generalist", "profile=cuda", "ppo.minibatches=1"),
+    pytest.param((*CUDA, "compat=upstream"), marks=pytest.mark.slow),
+    pytest.param(("recipe=bimanual_generalist", *CUDA[1:]), marks=pytest.mark.slow),
     ("recipe=toy_arm",),
 ]
 

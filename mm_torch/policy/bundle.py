@@ -210,7 +210,7 @@ def policy_inputs(env: MimicEnv) -> tuple[Tensor, ...]:
     """Base (N, M) and joint errors (N, D) of the coming control step; balance (N, 14) where the policy has reflexes."""
     base = env.action_base()
     base = base.clone() if isinstance(base, Tensor) else torch.full_like(env.context().excitation, base)
-    return base, *env.joint_errors(), *(() if env.balance is None else (env.balance(env.context()),))
+    return base, *env.joint_errors(), *(() if env.balance is None else (env.balance_now.clone(),))
 
 
 def _begin(model: mujoco.MjModel, env: MimicEnv, world: int) -> mujoco.MjData:

@@ -98,6 +98,7 @@ class MimicEnv(EnvBase):
         )
         self.has_feedback = bool(task.action.stiffness or task.action.damping)
         self.balance = Balance(physics.body, device) if task.action.reflexes else None
+        self.balance_now = torch.zeros(n, Balance.size, device=device)  # of the present state, where there are reflexes
         self._action = torch.zeros(n, muscles if self.drive is None else len(self.drive), device=device)
         self._excitation = torch.zeros(n, muscles, device=device)
         self._running, self._fresh = (torch.zeros(n, dtype=torch.bool, device=device) for _ in range(2))
@@ -109,7 +110,7 @@ class MimicEnv(EnvBase):
         self.use_reflexes(None)
         self._judge = {observed: Replay(lambda seen=observed: self._judge_work(seen), on_gpu) for observed in (False, True)}
         self._place = Replay(self._place_work, on_gpu)
-        self._look = Replay(lambda: self._observe(self.context(), self._fresh), on_gpu)
+        self._look = Replay(self._look_work, on_gpu)
 
     def _make_specs(self) -> None:
         n, device = self.batch_size[0], self.device
@@ -186,7 +187,7 @@ class MimicEnv(EnvBase):
         """Excitation (N, M) in [0, 1] of the held action."""
         driven, running = self._action, self._running
         if self._reflexes:
-            driven = driven + self._reflexes[0](*self.joint_errors(), self.balance(self.context()))
+            driven = driven + self._reflexes[0](*self.joint_errors(), self.balance_now)
         elif self.has_feedback:
             driven = driven + feedback(*self.joint_errors(), self.task.action)
         excitation = excite(spread(driven, self.drive), self.action_base(), self.task.action)
@@ -213,6 +214,8 @@ class MimicEnv(EnvBase):
         value = torch.where(valid, value, 0.0)
         if observed:
             self._observe(context, ~failed if self.physics.can_wait else valid)
+        if self.balance is not None:
+            self.balance_now.copy_(self.balance(context))
         self._count(context, running, value, parts, terminated, truncated)
         return value, terminated, truncated
 
@@ -285,6 +288,13 @@ class MimicEnv(EnvBase):
         self._excitation.copy_(torch.where(rows[:, None], act, self._excitation))
         return qpos, qvel, act
 
+    def _look_work(self) -> None:
+        """What is seen of fresh episodes."""
+        context = self.context()
+        self._observe(context, self._fresh)
+        if self.balance is not None:
+            self.balance_now.copy_(torch.where(self._fresh[:, None], self.balance(context), self.balance_now))
+
     def _draw(self) -> tuple[Tensor, Tensor]:
         if self._assigned is not None:
             assigned, self._assigned = self._assigned, None
@@ -327,6 +337,8 @@ class MimicEnv(EnvBase):
         for name, tensor in self._tensors().items():
             tensor.copy_(state["episodes"][name])
         self._generator.set_state(state["generator"]["state"])
+        if self.balance is not None:
+            self.balance_now.copy_(self.balance(self.context()))
         self._restored = True
 
     def load_shared_state(self, state: dict[str, dict[str, Tensor]]) -> None:

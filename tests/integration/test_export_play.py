@@ -249,14 +249,17 @@ def test_wrong_words_of_export_are_refused(words: list[str], message: str) -> No
 
 @pytest.mark.slow
 def test_the_full_body_and_its_terms(tmp_path: Path) -> None:
-    """An untrained policy falls; the modules still equal the environment, free root and touch sensors included."""
+    """An untrained policy falls; the modules still equal the environment: free root, touch sensors and reflexes, too."""
     terms = [name for name in observation.TERMS if name != "upstream_goal_full"]  # of the arms: keeps the root's place
-    words = ["recipe=fullbody_demo", "profile=cpu", "sim=native", "num_envs=2", f"task.observation=[{','.join(terms)}]"]
+    words = ["recipe=fullbody_demo", "profile=cpu", "sim=native", "num_envs=2", "net.symmetric=false",
+             f"task.observation=[{','.join(terms)}]"]
     recipe = load_recipe(words, cuda_available=False)
     body = build.build_body(recipe)
     bank = load_bank(body, library_clips(body.name)[:2])
     env = build.build_env(recipe, build.build_physics(recipe, body, policy_bundle.WORLDS, 0), bank)
-    agent = Agent(env.layout[-1].end, env.action_spec.shape[-1], recipe.net)
+    agent = Agent.of(recipe, body, [(s.name, s.start, s.end) for s in env.layout], env.action_spec.shape[-1])
+    assert agent.reflexes is not None
+    agent.reflexes.set_vector(0.2 * torch.randn_like(agent.reflexes.vector()))
     figures = policy_bundle.write_formats(tmp_path, ("torchscript", "pt2"), agent, env)
     assert all(max(f["policy_difference"], f["observer_difference"]) <= 1e-5 for f in figures.values())
 

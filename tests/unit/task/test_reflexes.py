@@ -160,3 +160,16 @@ def test_refusals() -> None:
         with pytest.raises(RecipeError, match=message):
             load_recipe([*words, "profile=cpu"], cuda_available=False)
     assert build.build_body(load_recipe(["recipe=toy_arm"], cuda_available=False)).free_root is False
+
+
+def test_what_they_see_is_of_the_present_state(env: MimicEnv) -> None:
+    state = begin(env, frame=[0, 5, 10, 15])
+    assert env.balance is not None and torch.equal(env.balance_now, env.balance(env.context()))
+    env.advance(noise(env), torch.ones(4, dtype=torch.bool))
+    assert torch.equal(env.balance_now, env.balance(env.context())) and env.balance_now.abs().max() > 0.0
+    env.begin_episodes(torch.tensor([True, False, False, True]))
+    assert torch.equal(env.balance_now, env.balance(env.context()))
+    kept = env.simulation_state()
+    env.advance(noise(env, 1), torch.ones(4, dtype=torch.bool))
+    env.load_simulation_state(kept)
+    assert torch.equal(env.balance_now, env.balance(env.context())) and state is not None

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from mm_torch.callbacks.checkpoint import CheckpointError
 from mm_torch.config.load import RecipeError
 from mm_torch.distillation.labels import LabelError
+from mm_torch.evolution.search import SearchError
 from mm_torch.hub.download import HubError
 from mm_torch.motion.clip import MotionError
 from mm_torch.policy.modules import PolicyFileError
@@ -20,8 +21,8 @@ from mm_torch.viewer.take import ViewerError
 from sim_models.registry import BodyError
 
 EXPECTED = (
-    RecipeError, BodyError, HubError, MotionError, LabelError, CheckpointError, GradientError, PhysicsError, PolicyFileError,
-    ViewerError,
+    RecipeError, BodyError, HubError, MotionError, LabelError, SearchError, CheckpointError, GradientError, PhysicsError,
+    PolicyFileError, ViewerError,
 )
 EXIT = "Exit status: 0 done, 2 an option or a file cannot be used; the line on stderr says which, and what helps."
 # What a disk that is full, read-only or closed to us answers, and what helps

@@ -77,5 +77,9 @@ def print_run(recipe: Recipe, run_dir: Path, env: MimicEnv, module: PpoModule, b
     print(f"Profile   {recipe.profile}: {backend} physics on {env.device}, {recipe.num_envs} worlds x "
           f"{recipe.ppo.rollout_steps} actions of {recipe.task.action.hold_steps} control steps, "
           f"{recipe.ppo.minibatches} minibatches, {parameters:,} parameters")
+    for name, amount, unit in (("search for reflexes", recipe.evolution.steps, "control steps"),
+                               ("distillation", recipe.distillation.labels, "labels")):
+        if amount and not module.iteration:
+            print(f"Before    PPO: {name}, {amount:,} {unit}")
     print(f"Run       {run_dir} (from iteration {module.iteration} of {module.total_iterations})")
     print(term_tables(recipe, env), flush=True)

@@ -3,7 +3,8 @@
 recipe        a file of recipes/ (toy_arm, bimanual_demo, fullbody_generalist ...) or a path to a YAML file
 motions       directory or file with clips; default: the built-in motion library
 run_dir       directory to write; default: runs/<recipe>-<time>
-total_steps   budget in control steps; default: the recipe's
+total_steps   budget of PPO in control steps; default: the recipe's. What comes before PPO has budgets of its own:
+              evolution.steps (docs/reflexes.md), distillation.labels (docs/guided.md)
 max_minutes   budget in minutes; default: none
 num_envs      worlds; default: the profile's
 profile       cuda or cpu; default: cuda where a GPU is found

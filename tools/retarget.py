@@ -148,7 +148,7 @@ def run(jobs: list[Job], values: dict[str, Any], options: Options, rows: dict[st
         for job in jobs if failed else ():
             if rows[job.name]["status"] == FAILED:
                 print(f"failed: {job.name}: {rows[job.name]['reason']}", file=sys.stderr)
-    ranks.any_rank(False)  # a process that ends with an error ends the others: not before the manifest is whole
+    ranks.meet()  # a process that ends with an error ends the others: not before the manifest is whole
     return failed
 
 
@@ -160,7 +160,7 @@ def retarget(arguments: list[str]) -> int:
     with manifest.locked(out) if ranks.is_first() else nullcontext():
         if ranks.is_first():
             manifest.merge_parts(out)
-        ranks.any_rank(False)  # the others read what the first has merged
+        ranks.meet()  # the others read what the first has merged
         rows = manifest.read_manifest(out / manifest.NAME)
         return 1 if run(make_jobs(sources, values, options, rows), values, options, rows) else 0
 

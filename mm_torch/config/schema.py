@@ -155,7 +155,7 @@ class DistillationConfig:
 class EvolutionConfig:
     """Before PPO: search for the gains of task.action.reflexes (docs/reflexes.md); one process, an even number of worlds."""
 
-    steps: int = 0  # control steps of the search; 0: none
+    steps: int = 0  # control steps of the search, besides total_steps; 0: none
     sigma: float = 0.2  # standard deviation of the candidates' gains
     lr: float = 0.1
     last_lr: float = 0.03

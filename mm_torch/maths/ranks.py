@@ -79,6 +79,11 @@ def any_rank(yes: bool) -> bool:
     return bool(largest_over_ranks(torch.tensor([float(yes)])))
 
 
+def meet() -> None:
+    """Wait until all ranks are here."""
+    any_rank(False)
+
+
 def pooled(moments: Moments) -> Moments:
     """Moments of the samples of all ranks together, the same bits everywhere.
 

@@ -50,6 +50,8 @@ def test_a_search_cut_short_goes_on(whole: Path, tmp_path: Path, monkeypatch: py
             raise OSError("no more light")
         return improve(self)
 
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "evolution.csv").touch()  # a run that died even earlier
     with monkeypatch.context() as patch:
         patch.setattr(Search, "_improve", until_the_lights_go_out)
         with pytest.raises(OSError, match="no more light"):

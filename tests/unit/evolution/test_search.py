@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mm_torch.command import run_command
 from mm_torch.config.schema import EvolutionConfig
 from mm_torch.evolution.search import Generation, Search, SearchError
 from mm_torch.ppo.policy import Agent
@@ -110,3 +111,14 @@ def test_episodes_are_those_of_the_candidates_gains() -> None:
     other = Search(agent(), env(), replace(CONFIG, sigma=0.5, episode_steps=20), seed=0)
     other.run(found.append, lambda: len(found) > 1)
     assert found[1].contrast > 0.0
+
+
+def test_a_damaged_state_is_one_line_of_a_verb(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "evolution.npz").write_text("nothing")
+
+    def verb(_: list[str]) -> None:
+        search().load(tmp_path / "evolution.npz")
+
+    with pytest.raises(SystemExit) as end:
+        run_command(verb, [], None)
+    assert end.value.code == 2 and capsys.readouterr().err.startswith(f"error: {tmp_path / 'evolution.npz'}: ")

@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from mm_torch import build
 from mm_torch.config.load import RecipeError, load_recipe
 from mm_torch.maths import quaternion
 from mm_torch.task.action import feedback
@@ -159,7 +158,6 @@ def test_refusals() -> None:
     ):
         with pytest.raises(RecipeError, match=message):
             load_recipe([*words, "profile=cpu"], cuda_available=False)
-    assert build.build_body(load_recipe(["recipe=toy_arm"], cuda_available=False)).free_root is False
 
 
 def test_what_they_see_is_of_the_present_state(env: MimicEnv) -> None:

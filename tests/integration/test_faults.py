@@ -6,7 +6,6 @@ import csv
 import multiprocessing
 import os
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -41,10 +40,10 @@ KILL_SEED = int(os.environ.get("KILL_SEED", "0"))
 MODULE = (sys.executable, "-m", "mm_torch.train")
 
 
-def start(*words: str, program: tuple[str, ...] = MODULE, **options: Any) -> subprocess.Popen[str]:
+def start(*words: str, program: tuple[str, ...] = MODULE) -> subprocess.Popen[str]:
     """Train as a process of its own."""
     return subprocess.Popen(
-        [*program, *words], cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        [*program, *words], cwd=REPO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
@@ -271,11 +270,9 @@ def one_error(process: subprocess.Popen[str]) -> str:
 @pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_leaves_the_one_before(tmp_path: Path) -> None:
     train(recipe_from([*TINY, f"total_steps={ITERATION}", f"run_dir={tmp_path}", "max_minutes=0"]))
-    limit = (tmp_path / "checkpoints" / "last.ckpt").stat().st_size // 2
-    line = one_error(start(
-        f"resume={tmp_path}", f"total_steps={2 * ITERATION}",
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    ))
+    blocks = (tmp_path / "checkpoints" / "last.ckpt").stat().st_size // 2 // 512
+    program = ("sh", "-c", f'ulimit -f {blocks} && exec "$@"', "sh", *MODULE)
+    line = one_error(start(f"resume={tmp_path}", f"total_steps={2 * ITERATION}", program=program))
     assert "last.ckpt: cannot be written (File too large)" in line and f"resume={tmp_path}" in line
     assert read_checkpoint(tmp_path)[KEY]["iteration"] == 1 and not list((tmp_path / "checkpoints").glob(".*"))
     train(recipe_from([f"resume={tmp_path}", f"total_steps={2 * ITERATION}"]))

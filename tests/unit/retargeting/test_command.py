@@ -294,13 +294,12 @@ def write_walks(folder: Path, count: int) -> None:
 
 def start(folder: Path, out: Path, *words: str) -> subprocess.Popen:
     command = [sys.executable, "tools/retarget.py", str(folder), BODY, f"out={out}", "activations=false", *words]
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                            start_new_session=True, preexec_fn=heed_interrupts)
-
-
-def heed_interrupts() -> None:
-    """A job in the background of a shell ignores SIGINT, and so would all that it starts."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in a shell's background, and inherited
+    try:
+        return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                                start_new_session=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def finish(process: subprocess.Popen) -> str:

@@ -157,9 +157,9 @@ def ref_joint_velocity(c: StepContext) -> Tensor:
 
 @_term
 def ref_activation(c: StepContext) -> Tensor:
-    """Activations (M) that fit the reference due now."""
-    act = c.bank.activations(c.clip, c.frame)
-    return torch.zeros_like(c.state.act) if act is None else act
+    """Look-ahead activations (K M) of the reference; 0 where it has none."""
+    act = c.bank.activations(c.clip[:, None], c.frame[:, None] + c.lookahead)
+    return c.state.act.new_zeros(len(c.frame), len(c.lookahead) * c.state.act.shape[1]) if act is None else act.flatten(1)
 
 
 # -- upstream ---------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ Settings:
       worlds that try
   passes=1
       searches of a clip; each begins with what the one before found, and tries half as far
-  window=24, rounds=2, elites=16, sigma=0.4, keep=0.3, memory=0.8, seed=0
+  window=16, horizon=32, rounds=1, elites=16, sigma=0.4, keep=0.8, memory=0.8, seed=0
       of the search: see mm_torch/evolution/beam.py
   threads=0
       CPU threads of the physics; 0: all cores
@@ -116,9 +116,7 @@ class Refiner:
             act.copy_(beam.refine(number, tell)[0])
             steps += beam.control_steps
             found = self.judge(number)
-            if (found.episode_length, -found.errors["relative_site_error"]) > (
-                best.episode_length, -best.errors["relative_site_error"]
-            ):
+            if found.episode_return > best.episode_return:
                 best = found
             else:
                 act.copy_(kept)

@@ -25,7 +25,8 @@ from mm_torch.task.env import MimicEnv
 LEGS, TRUNK, REST = 1.0, 0.6, 0.3  # of the offsets' standard deviation, by group of joints (sim_models.reflexes.GROUPS)
 SHRINK = 0.5  # of the offsets from one round to the next
 SIZE_COST = 0.02  # of an offset of one standard deviation
-LAST_COUNTS = 3.0  # weight of a window's last control step against its first
+LAST_COUNTS = 3.0  # weight of a trial's last control step against its first
+FALL_COST = 30.0  # of a control step on the ground
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class BeamSettings:
 
     ======= ============================================================================
     window  control steps over which an offset stays; a multiple of the action's hold
+    horizon control steps for which it is tried, at least the window
     rounds  how often a window is tried, each time nearer to the best of the time before
     elites  worlds that the others go on from; at most half of the worlds
     sigma   standard deviation of the offsets of the legs, in the policy's unit
@@ -43,11 +45,12 @@ class BeamSettings:
     ======= ============================================================================
     """
 
-    window: int = 24
-    rounds: int = 2
+    window: int = 16
+    horizon: int = 32
+    rounds: int = 1
     elites: int = 16
     sigma: float = 0.4
-    keep: float = 0.3
+    keep: float = 0.8
     memory: float = 0.8
     seed: int = 0
 
@@ -59,6 +62,23 @@ class Window(NamedTuple):
     frames: int
     fell: int
     relative_site_error: float
+
+
+class Trial(NamedTuple):
+    """What N worlds did in a trial.
+
+    ===== ========================================== =====
+    cost  mean over the horizon                      (N,)
+    error mean relative site error in the window, m  (N,)
+    fell  whether they fell in the window            (N,)
+    end   simulation state at the end of the window
+    ===== ========================================== =====
+    """
+
+    cost: Tensor
+    error: Tensor
+    fell: Tensor
+    end: dict[str, dict[str, Any]]
 
 
 class BeamWorlds(MimicEnv):
@@ -110,14 +130,13 @@ class Beam:
         while frame < last:
             begin, parents, before = env.simulation_state(), rows, settings.memory * score
             offset = settings.keep * offset
-            steps = min(settings.window, last - frame)
             for turn in range(settings.rounds):
                 noise = torch.randn(offset.shape, generator=generator).to(offset)
                 noise[: settings.elites] = 0.0  # the best also go on as they are
                 offset = offset + SHRINK**turn * self._spread * noise
-                cost, error, fell = self._try(offset, steps)
-                score = before + cost + SIZE_COST * (offset / self._spread).square().mean(dim=1)
-                score = torch.where(fell | ~score.isfinite(), torch.inf, score)
+                trial = self._try(offset, last - frame)
+                score = before + trial.cost + SIZE_COST * (offset / self._spread).square().mean(dim=1)
+                score = torch.where(trial.fell | ~score.isfinite(), torch.inf, score)
                 best = score.argsort()[: settings.elites]
                 best = best[score[best].isfinite()]
                 if not len(best):
@@ -127,29 +146,32 @@ class Beam:
                     begin, offset, parents, before = _rows(begin, rows), offset[rows], parents[rows], before[rows]
                     env.load_simulation_state(begin)
             trail.append((frame, offset, parents))
-            frame += steps
-            report(Window(frame, last, int(fell.sum()), error[best[0]].item()))
-            env.load_simulation_state(_rows(env.simulation_state(), rows))
+            frame = min(frame + settings.window, last)
+            report(Window(frame, last, int(trial.fell.sum()), trial.error[best[0]].item()))
+            env.load_simulation_state(_rows(trial.end, rows))
             offset, score = offset[rows], score[rows]
         return self._activations(clip, trail, frame, rows), frame
 
-    def _try(self, offset: Tensor, steps: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Cost (N,), mean relative site error (N,) m and whether they fell (N,), of worlds that go on with offsets (N, D)."""
-        env, hold = self.env, self.env.task.action.hold_steps
+    def _try(self, offset: Tensor, left: int) -> Trial:
+        """Let all worlds go on with offsets (N, D) for a horizon, or what is ``left`` of the clip."""
+        env, hold, settings = self.env, self.env.task.action.hold_steps, self.settings
+        horizon, window = min(settings.horizon, left), min(settings.window, left)
         running = torch.ones_like(env.clip, dtype=torch.bool)
-        fell = torch.zeros_like(running)
-        cost, error, weights = 0.0, 0.0, 0.0
-        for step in range(steps):
+        cost = error = torch.zeros(len(running), device=env.device)
+        weights = 0.0
+        for step in range(horizon):
             if step % hold == 0:
                 action = self.agent.mean_action(env.current_observation)
             env.base = self._base(env.clip, env.frame + 1, offset)
-            taken = env.advance(action, running & ~fell, observed=step % hold == hold - 1)
-            fell |= taken.terminated
-            context, weight = env.context(), 1.0 + (LAST_COUNTS - 1.0) * (step + 1) / steps
-            cost, weights = cost + weight * deviation(context), weights + weight
-            error = error + context.relative_site_distance
-            self.control_steps += len(fell)
-        return cost / weights, error / steps, fell
+            running = running & ~env.advance(action, running, observed=step % hold == hold - 1).terminated
+            weight = 1.0 + (LAST_COUNTS - 1.0) * (step + 1) / horizon
+            cost, weights = cost + weight * torch.where(running, deviation(env.context()), FALL_COST), weights + weight
+            self.control_steps += len(running)
+            if step < window:
+                error = error + env.context().relative_site_distance / window
+            if step == window - 1:
+                end, fell = env.simulation_state(), ~running
+        return Trial(cost / weights, error, fell, end)
 
     def _base(self, clip: Tensor, frame: Tensor, offset: Tensor) -> Tensor:
         """Activations (n, M) that offsets (n, D) make of the reference's, rounded as a clip keeps them."""

@@ -13,16 +13,17 @@ from torchrl.envs import EnvBase
 
 from mm_torch.config.schema import TaskConfig
 from mm_torch.maths.replay import Replay
-from mm_torch.motion.bank import ReferenceBank
+from mm_torch.motion.bank import ReferenceBank, rows_of
 from mm_torch.motion.sampling import ClipSampler, draw_frames
 from mm_torch.sim.physics import Physics
-from mm_torch.task import observation, termination
+from mm_torch.task import observation
 from mm_torch.task.action import excite, feedback, spread
 from mm_torch.task.context import BodyTensors, StepContext
 from mm_torch.task.metrics import tracking_errors
 from mm_torch.task.reflex import Balance, Reflexes
-from mm_torch.task.reward import reward
+from mm_torch.task.reward import Reward
 from mm_torch.task.statistics import EpisodeStatistics
+from mm_torch.task.termination import Termination
 from sim_models.drive import joint_drive
 
 if TYPE_CHECKING:
@@ -81,9 +82,8 @@ class MimicEnv(EnvBase):
         self.physics, self.bank, self.task, self.recorder = physics, bank, task, recorder
         self.sampler = sampler or ClipSampler(bank.num_clips, device=device)
         self.body_tensors = BodyTensors(physics.body, device)
-        self.statistics = EpisodeStatistics(n, bank.num_clips, device)
-        self.threshold_scale = torch.ones((), device=device)
-        self.reward_weights = {name: torch.tensor(t.weight, device=device) for name, t in task.reward.items()}
+        self.reward, self.termination = Reward(task.reward, task.penalty, device), Termination(task.termination, device)
+        self.threshold_scale, self.reward_weights = self.termination.scale, self.reward.weights
         self._generator = torch.Generator(device=device)
         self._generator.manual_seed(seed)
         self._assigned: tuple[Tensor, Tensor] | None = None
@@ -104,6 +104,8 @@ class MimicEnv(EnvBase):
         self._running, self._fresh = (torch.zeros(n, dtype=torch.bool, device=device) for _ in range(2))
         self._lookahead = torch.tensor(task.lookahead_steps, dtype=torch.long, device=device)
         self.layout = observation.layout(self.context(), task.observation)
+        names = (*(f"reward_{name}" for name in self.reward.names), *tracking_errors(self.context()), "reward")
+        self.statistics = EpisodeStatistics(names, n, bank.num_clips, device)
         self._observation = torch.zeros(n, self.layout[-1].end, device=device)
         self._make_specs()
         on_gpu = device.type == "cuda"
@@ -202,22 +204,23 @@ class MimicEnv(EnvBase):
         running, failed = self._running, self.physics.state.failed
         if self.recorder is not None:
             self.recorder.freeze(failed)
-        last = self.bank.lengths[self.clip] - 1
-        self.frame.copy_(torch.minimum(self.frame + running, last))
+        context = self.context()
+        self.frame.copy_(torch.minimum(self.frame + running, context.last))
         self.steps += running
 
-        context = self.context()
-        terminated = (termination.terminated(context, self.task.termination, self.threshold_scale) | failed) & running
-        truncated = ((self.frame >= last) | (self.steps >= self.task.horizon_steps)) & ~terminated & running
-        value, parts = reward(context, self.task.reward, self.reward_weights, self.task.penalty)
-        valid = running & ~failed
-        value = torch.where(valid, value, 0.0)
+        terminated = (self.termination(context) | failed) & running
+        truncated = ((self.frame >= context.last) | (self.steps >= self.task.horizon_steps)) & ~terminated & running
+        value, parts = self.reward(context)
+        quantities = torch.cat([parts, torch.stack([*tracking_errors(context).values(), value])])
+        quantities.masked_fill_(~running | failed, 0.0)
         if observed:
-            self._observe(context, ~failed if self.physics.can_wait else valid)
+            self._observe(context, ~failed if self.physics.can_wait else running & ~failed)
         if self.balance is not None:
             self.balance_now.copy_(self.balance(context))
-        self._count(context, running, value, parts, terminated, truncated)
-        return value, terminated, truncated
+        self.statistics.add(
+            running, running & failed, quantities[-1], quantities, terminated | truncated, terminated, self.steps, self.clip
+        )
+        return quantities[-1], terminated, truncated
 
     def action_base(self) -> Tensor | float:
         """Excitation of a zero action in the coming control step: (N, M), or the configured offset."""
@@ -231,19 +234,12 @@ class MimicEnv(EnvBase):
         """Next reference minus own positions (N, D) rad and velocities (N, D) rad/s of the independent joints."""
         row, ref, state = self.bank.row(self.clip, self.frame + 1), self.bank.frames, self.physics.state
         qpos, dof = self.body_tensors.free_qpos, self.body_tensors.free_dof
-        return ref.qpos[row][:, qpos] - state.qpos[:, qpos], ref.qvel[row][:, dof] - state.qvel[:, dof]
+        position, velocity = rows_of(ref.qpos, row) - state.qpos, rows_of(ref.qvel, row) - state.qvel
+        return position.index_select(1, qpos), velocity.index_select(1, dof)
 
     def _observe(self, context: StepContext, rows: Tensor) -> None:
         fresh = observation.observe(context, self.task.observation)
         self._observation.copy_(torch.where(rows[:, None], fresh, self._observation))
-
-    def _count(
-        self, context: StepContext, running: Tensor, value: Tensor, parts: dict[str, Tensor], terminated: Tensor,
-        truncated: Tensor,
-    ) -> None:
-        per_step = {f"reward_{name}": part for name, part in parts.items()} | tracking_errors(context) | {"reward": value}
-        failed = running & self.physics.state.failed
-        self.statistics.add(running, failed, value, per_step, terminated | truncated, terminated, self.steps, self.clip)
 
     # -- resets -------------------------------------------------------------------------------------------------------
     def assign(self, clip: Tensor, frame: Tensor) -> None:
@@ -277,7 +273,7 @@ class MimicEnv(EnvBase):
         rows = self._fresh
         self.steps.masked_fill_(rows, 0)
         index = self.bank.row(self.clip, self.frame)
-        qpos, qvel = self.bank.frames.qpos[index].clone(), self.bank.frames.qvel[index]
+        qpos, qvel = rows_of(self.bank.frames.qpos, index), rows_of(self.bank.frames.qvel, index)
         if self.body_tensors.free_root:
             start = torch.cat([qpos[:, :2], torch.zeros_like(qpos[:, :1])], dim=1)
             self.origin.copy_(torch.where(rows[:, None], start, self.origin))

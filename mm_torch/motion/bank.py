@@ -126,7 +126,9 @@ class ReferenceBank:
 
 def rows_of(table: Tensor, rows: Tensor) -> Tensor:
     """Rows (..., *) of a table (F, *): ``table[rows]`` in a third of its time where they are few."""
-    return table.index_select(0, rows.reshape(-1)).view(*rows.shape, *table.shape[1:])
+    if rows.ndim == 1:
+        return table.index_select(0, rows)
+    return table.index_select(0, rows.flatten()).view(*rows.shape, *table.shape[1:])
 
 
 def _pack_activations(

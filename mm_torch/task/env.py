@@ -166,6 +166,7 @@ class MimicEnv(EnvBase):
             device=self.device,
         )
 
+    @torch.inference_mode()
     def advance(self, action: Tensor, running: Tensor, observed: bool = True) -> ControlStep:
         """One control step of the running worlds; the others' episodes stay as they are.
 
@@ -187,12 +188,12 @@ class MimicEnv(EnvBase):
 
     def _excite_work(self) -> Tensor:
         """Excitation (N, M) in [0, 1] of the held action."""
-        driven, running = self._action, self._running
+        driven, running, following = self._action, self._running, self._following()
         if self._reflexes:
-            driven = driven + self._reflexes[0](*self.joint_errors(), self.balance_now)
+            driven = driven + self._reflexes[0](*self._joint_errors(following), self.balance_now)
         elif self.has_feedback:
-            driven = driven + feedback(*self.joint_errors(), self.task.action)
-        excitation = excite(spread(driven, self.drive), self.action_base(), self.task.action)
+            driven = driven + feedback(*self._joint_errors(following), self.task.action)
+        excitation = excite(spread(driven, self.drive), self._action_base(following), self.task.action)
         torch.where(running[:, None], excitation, self._excitation, out=self._excitation)
         excitation = self._excitation.clamp_min(0.0)
         if self.recorder is not None:  # a world that waits starts anew, too: its record does not follow from the one before
@@ -224,22 +225,31 @@ class MimicEnv(EnvBase):
 
     def action_base(self) -> Tensor | float:
         """Excitation of a zero action in the coming control step: (N, M), or the configured offset."""
-        if self.task.action.base == "reference":
-            act = self.bank.activations(self.clip, self.frame + 1)
-            if act is not None:
-                return act
-        return self.task.action.offset
+        return self._action_base(self._following())
 
     def joint_errors(self) -> tuple[Tensor, Tensor]:
         """Next reference minus own positions (N, D) rad and velocities (N, D) rad/s of the independent joints."""
-        row, ref, state = self.bank.row(self.clip, self.frame + 1), self.bank.frames, self.physics.state
+        return self._joint_errors(self._following())
+
+    def _following(self) -> Tensor:
+        """(N,) rows of the bank that the coming control step leads to."""
+        return self.bank.row(self.clip, self.frame + 1)
+
+    def _action_base(self, row: Tensor) -> Tensor | float:
+        if self.task.action.base == "reference" and self.bank.act is not None:
+            return rows_of(self.bank.act, row).float()
+        return self.task.action.offset
+
+    def _joint_errors(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        ref, state = self.bank.frames, self.physics.state
         qpos, dof = self.body_tensors.free_qpos, self.body_tensors.free_dof
         position, velocity = rows_of(ref.qpos, row) - state.qpos, rows_of(ref.qvel, row) - state.qvel
         return position.index_select(1, qpos), velocity.index_select(1, dof)
 
     def _observe(self, context: StepContext, rows: Tensor) -> None:
-        fresh = observation.observe(context, self.task.observation)
-        self._observation.copy_(torch.where(rows[:, None], fresh, self._observation))
+        torch.where(
+            rows[:, None], observation.observe(context, self.task.observation), self._observation, out=self._observation
+        )
 
     # -- resets -------------------------------------------------------------------------------------------------------
     def assign(self, clip: Tensor, frame: Tensor) -> None:
@@ -260,6 +270,7 @@ class MimicEnv(EnvBase):
             device=self.device,
         )
 
+    @torch.inference_mode()
     def begin_episodes(self, rows: Tensor) -> None:
         """Start new episodes in the marked worlds (N,)."""
         self._fresh.copy_(rows)

@@ -19,7 +19,6 @@ from mm_torch.maths import ranks
 from mm_torch.motion.bank import ReferenceBank
 from mm_torch.ppo.policy import Agent
 from mm_torch.task.metrics import tracking_errors
-from mm_torch.task.reward import reward
 
 ERRORS = (
     "joint_position_error", "joint_velocity_error", "root_position_error", "root_yaw_error", "relative_site_error",
@@ -244,7 +243,7 @@ class Tracker:
         for name, value in tracking_errors(context).items():
             self._sums[name] += torch.where(tracked, value, 0.0)
         if recording:
-            _, parts = reward(context, env.task.reward, env.reward_weights, env.task.penalty)
+            parts = dict(zip(env.reward.names, env.reward(context)[1], strict=True))
             self._remember(tracked, earned, parts)
 
     def _remember(self, rows: Tensor, earned: Tensor, parts: dict[str, Tensor]) -> None:

@@ -18,28 +18,31 @@ def multiply(a: Tensor, b: Tensor) -> Tensor:
     return torch.cat([w, aw * bv + bw * av + torch.linalg.cross(av, bv, dim=-1)], dim=-1)
 
 
+def _cross(u: Tensor, v: Tensor) -> Tensor:
+    if u.ndim != v.ndim:  # where they are equal it broadcasts by itself
+        u, v = torch.broadcast_tensors(u, v)
+    return torch.linalg.cross(u, v, dim=-1)
+
+
 def rotate(q: Tensor, v: Tensor) -> Tensor:
     """Rotate vectors: coordinates in the frame ``q`` to coordinates in its parent.  Broadcasts."""
     w, u = q[..., :1], q[..., 1:]
-    u, v = torch.broadcast_tensors(u, v)
-    t = 2.0 * torch.linalg.cross(u, v, dim=-1)
-    return v + w * t + torch.linalg.cross(u, t, dim=-1)
+    t = 2.0 * _cross(u, v)
+    return torch.addcmul(v, w, t) + _cross(u, t)
 
 
 def rotate_inverse(q: Tensor, v: Tensor) -> Tensor:
     """Rotate vectors by the inverse: parent coordinates to coordinates in the frame ``q``."""
     w, u = q[..., :1], q[..., 1:]
-    u, v = torch.broadcast_tensors(u, v)
-    t = 2.0 * torch.linalg.cross(u, v, dim=-1)
-    return v - w * t + torch.linalg.cross(u, t, dim=-1)
+    t = 2.0 * _cross(u, v)
+    return torch.addcmul(v, w, t, value=-1.0) + _cross(u, t)
 
 
 def to_rotation_vector(q: Tensor) -> Tensor:
     """Logarithm: (..., 3) rad, angle in [0, pi]; the sign of ``q`` does not matter."""
-    q = torch.where(q[..., :1] < 0, -q, q)
-    norm = q[..., 1:].norm(dim=-1, keepdim=True)
-    angle = 2.0 * torch.atan2(norm, q[..., :1])
-    return q[..., 1:] * torch.where(norm > 1e-9, angle / norm.clamp_min(1e-12), 2.0 / q[..., :1].clamp_min(1e-12))
+    w, v = q[..., :1], q[..., 1:]
+    sine = torch.linalg.vector_norm(v, dim=-1, keepdim=True).clamp_min(1e-12)
+    return v * (2.0 * torch.atan(sine / w) / sine)
 
 
 def from_rotation_vector(v: Tensor) -> Tensor:
@@ -49,11 +52,12 @@ def from_rotation_vector(v: Tensor) -> Tensor:
 
 
 def angle_between(a: Tensor, b: Tensor) -> Tensor:
-    """Angle (...,) rad in [0, pi] of the rotation between two orientations."""
-    aw, av, bw, bv = a[..., :1], a[..., 1:], b[..., :1], b[..., 1:]
-    cosine = aw * bw + (av * bv).sum(-1, keepdim=True)
-    sine = aw * bv - bw * av - torch.linalg.cross(av, bv, dim=-1)
-    return 2.0 * torch.atan2(torch.linalg.vector_norm(sine, dim=-1), cosine.squeeze(-1).abs())
+    """Angle (...,) rad in [0, pi] of the rotation between two orientations.
+
+    Source: angle of two vectors by the sides of their rhombus, Kahan (2006), How futile are mindless assessments of roundoff.
+    """
+    apart, along = (torch.linalg.vector_norm(side, dim=-1) for side in (a - b, a + b))
+    return 4.0 * torch.atan2(torch.minimum(apart, along), torch.maximum(apart, along))
 
 
 def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
@@ -89,11 +93,9 @@ def from_matrix(m: Tensor) -> Tensor:
 
 def heading(q: Tensor) -> Tensor:
     """Rotation about the world's z axis that is closest to ``q``: its swing-twist yaw part (..., 4)."""
-    twist = torch.stack([q[..., 0], torch.zeros_like(q[..., 0]), torch.zeros_like(q[..., 0]), q[..., 3]], dim=-1)
-    norm = twist.norm(dim=-1, keepdim=True)
-    identity = torch.zeros_like(twist)
-    identity[..., 0].fill_(1.0)
-    return torch.where(norm > 1e-6, twist / norm.clamp_min(1e-6), identity)
+    half = torch.atan2(q[..., 3], q[..., 0])
+    zero = torch.zeros_like(half)
+    return torch.stack([half.cos(), zero, zero, half.sin()], dim=-1)
 
 
 def yaw(q: Tensor) -> Tensor:

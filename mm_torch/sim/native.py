@@ -47,18 +47,18 @@ class NativePhysics:
 
     def step(self, excitation: Tensor, running: Tensor | None = None) -> None:
         """See ``Physics.step``."""
-        state = self.state
-        ids = None if running is None or bool(running.all()) else np.flatnonzero(running.numpy())
+        failed = self.state.failed.numpy()
+        ids = None if running is None or running.numpy().all() else np.flatnonzero(running.numpy())
         rows = slice(None) if ids is None else ids
         self._views["ctrl"][rows] = excitation.numpy()[rows]
-        state.failed[rows] = False
+        failed[rows] = False
         try:
             self._batch.step(ids, nstep=self.body.substeps, stage=mujoco.mjtStage.mjSTAGE_VEL)
         except SimulationError as error:
-            state.failed[torch.as_tensor(np.asarray(error.ids), dtype=torch.long)] = True
+            failed[np.asarray(error.ids)] = True
         self._read(slice(None))  # gathering only the rows that ran would cost more
-        state.failed.logical_or_(~torch.isfinite(state.qpos.sum(dim=1) + state.qvel.sum(dim=1) + state.act.sum(dim=1)))
-        self.errors += state.failed[rows].sum()
+        failed |= ~np.isfinite(sum(x.numpy().sum(axis=1) for x in (self.state.qpos, self.state.qvel, self.state.act)))
+        self.errors += int(np.count_nonzero(failed[rows]))
 
     def reset(self, mask: Tensor, qpos: Tensor, qvel: Tensor, act: Tensor) -> None:
         """See ``Physics.reset``."""
@@ -70,7 +70,7 @@ class NativePhysics:
             self._views[name][ids] = value.numpy()[ids]
         self._batch.forward(ids)
         self._read(ids)
-        self.state.failed[mask] = False
+        self.state.failed.numpy()[ids] = False
 
     @np.errstate(over="ignore", invalid="ignore")  # a failing world leaves single precision; it is flagged above
     def _read(self, rows: slice | np.ndarray) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.linalg import vector_norm
 
 from mm_torch.maths import quaternion
-from mm_torch.motion.bank import Reference, ReferenceBank
+from mm_torch.motion.bank import Reference, ReferenceBank, rows_of
 from mm_torch.sim.physics import PhysicsState
 from sim_models.embodiment import Embodiment
 
@@ -57,6 +57,12 @@ class BodyTensors:
         self.up, self.upright = number([0.0, 0.0, 1.0]), number([1.0, 0.0, 0.0, 0.0])
 
 
+def mean_square(x: Tensor) -> Tensor:
+    """Mean of squares over all but the first dimension.  Returns: (N,)."""
+    flat = x.flatten(1)
+    return vector_norm(flat, dim=1).square() / flat.shape[1]
+
+
 @dataclass(eq=False)
 class StepContext:
     """One control step of N worlds: simulated state, reference and actions; derived quantities are computed once.
@@ -88,46 +94,56 @@ class StepContext:
 
     # -- reference ----------------------------------------------------------------------------------------------------
     @cached_property
+    def last(self) -> Tensor:
+        """(N,) last frame of each world's clip."""
+        return rows_of(self.bank.lengths, self.clip) - 1
+
+    @cached_property
+    def _first_row(self) -> Tensor:
+        return rows_of(self.bank.offsets, self.clip)
+
+    @cached_property
     def _row(self) -> Tensor:
-        return self.bank.row(self.clip, self.frame)
+        return self._first_row + torch.minimum(self.frame, self.last)
 
     @cached_property
     def _ahead_rows(self) -> Tensor:
-        return self.bank.row(self.clip[:, None], self.frame[:, None] + self.lookahead)
+        ahead = (self.frame[:, None] + self.lookahead).clamp_min(0)
+        return self._first_row[:, None] + torch.minimum(ahead, self.last[:, None])
 
     @cached_property
     def ref_qpos(self) -> Tensor:
         """(N, Q) reference positions due now, root shifted to the episode's origin."""
-        return self._shift_root(self.bank.frames.qpos[self._row])
+        return self._shift_root(rows_of(self.bank.frames.qpos, self._row))
 
     @cached_property
     def ref_qvel(self) -> Tensor:
         """(N, V) reference velocities due now."""
-        return self.bank.frames.qvel[self._row]
+        return rows_of(self.bank.frames.qvel, self._row)
 
     @cached_property
     def ref_site_xpos(self) -> Tensor:
         """(N, S, 3) m reference site positions due now, world."""
-        return self.bank.frames.site_xpos[self._row] - self.origin[:, None]
+        return rows_of(self.bank.frames.site_xpos, self._row) - self.origin[:, None]
 
     @cached_property
     def ref_site_xquat(self) -> Tensor:
         """(N, S, 4) reference site orientations due now, world."""
-        return self.bank.frames.site_xquat[self._row]
+        return rows_of(self.bank.frames.site_xquat, self._row)
 
     @cached_property
     def ref_site_xvel(self) -> Tensor:
         """(N, S, 6) reference site velocities due now, world: angular, linear."""
-        return self.bank.frames.site_xvel[self._row]
+        return rows_of(self.bank.frames.site_xvel, self._row)
 
     @cached_property
     def ahead(self) -> Reference:
         """Reference rows (N, K, ...) of the look-ahead frames, unshifted."""
-        return Reference(*(value[self._ahead_rows] for value in vars(self.bank.frames).values()))
+        return Reference(*(rows_of(value, self._ahead_rows) for value in vars(self.bank.frames).values()))
 
     def ahead_of(self, name: str) -> Tensor:
         """One field (N, K, ...) of the look-ahead frames, unshifted."""
-        return getattr(self.bank.frames, name)[self._ahead_rows]
+        return rows_of(getattr(self.bank.frames, name), self._ahead_rows)
 
     @cached_property
     def ahead_qpos(self) -> Tensor:
@@ -135,10 +151,9 @@ class StepContext:
         return self._shift_root(self.ahead_of("qpos"))
 
     def _shift_root(self, qpos: Tensor) -> Tensor:
-        if not self.body.free_root:
-            return qpos
-        shift = self.origin if qpos.ndim == 2 else self.origin[:, None]
-        return torch.cat([qpos[..., :3] - shift, qpos[..., 3:]], dim=-1)
+        if self.body.free_root:
+            qpos[..., :3].sub_(self.origin if qpos.ndim == 2 else self.origin[:, None])
+        return qpos
 
     # -- frames -------------------------------------------------------------------------------------------------------
     @cached_property
@@ -162,8 +177,7 @@ class StepContext:
     @cached_property
     def site_offset_error(self) -> Tensor:
         """(N, S-1, 3) m: position relative to the main site, simulated minus reference, world axes."""
-        simulated = self.state.site_xpos[:, 1:] - self.state.site_xpos[:, :1]
-        return simulated - (self.ref_site_xpos[:, 1:] - self.ref_site_xpos[:, :1])
+        return self.site_error[:, 1:] - self.site_error[:, :1]
 
     @cached_property
     def relative_site_distance(self) -> Tensor:
@@ -188,16 +202,28 @@ class StepContext:
     @cached_property
     def joint_position_deviation(self) -> Tensor:
         """(N,) rad²: mean square over the independent joints of simulated minus reference positions."""
-        return (self.state.qpos - self.ref_qpos)[:, self.body.free_qpos].square().mean(dim=-1)
+        return mean_square((self.state.qpos - self.ref_qpos).index_select(1, self.body.free_qpos))
 
     @cached_property
     def joint_velocity_deviation(self) -> Tensor:
         """(N,) (rad/s)²: the same of the velocities."""
-        return (self.state.qvel - self.ref_qvel)[:, self.body.free_dof].square().mean(dim=-1)
+        return mean_square((self.state.qvel - self.ref_qvel).index_select(1, self.body.free_dof))
+
+    @cached_property
+    def root_turn(self) -> Tensor:
+        """(N, 4) the turn, world axes, from the simulated orientation of a free root to the reference's."""
+        return quaternion.multiply(self.ref_qpos[:, 3:7], quaternion.conjugate(self.state.qpos[:, 3:7]))
 
     @cached_property
     def root_angle(self) -> Tensor:
         """(N,) rad between simulated and reference root orientation; 0 for a fixed root."""
         if not self.body.free_root:
             return torch.zeros(len(self.frame), device=self.frame.device)
-        return quaternion.angle_between(self.state.qpos[:, 3:7], self.ref_qpos[:, 3:7])
+        return 2.0 * torch.atan2(vector_norm(self.root_turn[:, 1:], dim=-1), self.root_turn[:, 0].abs())
+
+    @cached_property
+    def root_yaw(self) -> Tensor:
+        """(N,) rad in [0, pi]: the part of ``root_angle`` about the world's z axis."""
+        if not self.body.free_root:
+            return torch.zeros_like(self.root_angle)
+        return 2.0 * torch.atan2(self.root_turn[:, 3].abs(), self.root_turn[:, 0].abs())

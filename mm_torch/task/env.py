@@ -13,16 +13,17 @@ from torchrl.envs import EnvBase
 
 from mm_torch.config.schema import TaskConfig
 from mm_torch.maths.replay import Replay
-from mm_torch.motion.bank import ReferenceBank
+from mm_torch.motion.bank import ReferenceBank, rows_of
 from mm_torch.motion.sampling import ClipSampler, draw_frames
 from mm_torch.sim.physics import Physics
-from mm_torch.task import observation, termination
+from mm_torch.task import observation
 from mm_torch.task.action import excite, feedback, spread
 from mm_torch.task.context import BodyTensors, StepContext
 from mm_torch.task.metrics import tracking_errors
 from mm_torch.task.reflex import Balance, Reflexes
-from mm_torch.task.reward import reward
+from mm_torch.task.reward import Reward
 from mm_torch.task.statistics import EpisodeStatistics
+from mm_torch.task.termination import Termination
 from sim_models.drive import joint_drive
 
 if TYPE_CHECKING:
@@ -81,9 +82,8 @@ class MimicEnv(EnvBase):
         self.physics, self.bank, self.task, self.recorder = physics, bank, task, recorder
         self.sampler = sampler or ClipSampler(bank.num_clips, device=device)
         self.body_tensors = BodyTensors(physics.body, device)
-        self.statistics = EpisodeStatistics(n, bank.num_clips, device)
-        self.threshold_scale = torch.ones((), device=device)
-        self.reward_weights = {name: torch.tensor(t.weight, device=device) for name, t in task.reward.items()}
+        self.reward, self.termination = Reward(task.reward, task.penalty, device), Termination(task.termination, device)
+        self.threshold_scale, self.reward_weights = self.termination.scale, self.reward.weights
         self._generator = torch.Generator(device=device)
         self._generator.manual_seed(seed)
         self._assigned: tuple[Tensor, Tensor] | None = None
@@ -104,6 +104,8 @@ class MimicEnv(EnvBase):
         self._running, self._fresh = (torch.zeros(n, dtype=torch.bool, device=device) for _ in range(2))
         self._lookahead = torch.tensor(task.lookahead_steps, dtype=torch.long, device=device)
         self.layout = observation.layout(self.context(), task.observation)
+        names = (*(f"reward_{name}" for name in self.reward.names), *tracking_errors(self.context()), "reward")
+        self.statistics = EpisodeStatistics(names, n, bank.num_clips, device)
         self._observation = torch.zeros(n, self.layout[-1].end, device=device)
         self._make_specs()
         on_gpu = device.type == "cuda"
@@ -164,6 +166,7 @@ class MimicEnv(EnvBase):
             device=self.device,
         )
 
+    @torch.inference_mode()
     def advance(self, action: Tensor, running: Tensor, observed: bool = True) -> ControlStep:
         """One control step of the running worlds; the others' episodes stay as they are.
 
@@ -185,12 +188,12 @@ class MimicEnv(EnvBase):
 
     def _excite_work(self) -> Tensor:
         """Excitation (N, M) in [0, 1] of the held action."""
-        driven, running = self._action, self._running
+        driven, running, following = self._action, self._running, self._following()
         if self._reflexes:
-            driven = driven + self._reflexes[0](*self.joint_errors(), self.balance_now)
+            driven = driven + self._reflexes[0](*self._joint_errors(following), self.balance_now)
         elif self.has_feedback:
-            driven = driven + feedback(*self.joint_errors(), self.task.action)
-        excitation = excite(spread(driven, self.drive), self.action_base(), self.task.action)
+            driven = driven + feedback(*self._joint_errors(following), self.task.action)
+        excitation = excite(spread(driven, self.drive), self._action_base(following), self.task.action)
         torch.where(running[:, None], excitation, self._excitation, out=self._excitation)
         excitation = self._excitation.clamp_min(0.0)
         if self.recorder is not None:  # a world that waits starts anew, too: its record does not follow from the one before
@@ -202,48 +205,51 @@ class MimicEnv(EnvBase):
         running, failed = self._running, self.physics.state.failed
         if self.recorder is not None:
             self.recorder.freeze(failed)
-        last = self.bank.lengths[self.clip] - 1
-        self.frame.copy_(torch.minimum(self.frame + running, last))
+        context = self.context()
+        self.frame.copy_(torch.minimum(self.frame + running, context.last))
         self.steps += running
 
-        context = self.context()
-        terminated = (termination.terminated(context, self.task.termination, self.threshold_scale) | failed) & running
-        truncated = ((self.frame >= last) | (self.steps >= self.task.horizon_steps)) & ~terminated & running
-        value, parts = reward(context, self.task.reward, self.reward_weights, self.task.penalty)
-        valid = running & ~failed
-        value = torch.where(valid, value, 0.0)
+        terminated = (self.termination(context) | failed) & running
+        truncated = ((self.frame >= context.last) | (self.steps >= self.task.horizon_steps)) & ~terminated & running
+        value, parts = self.reward(context)
+        quantities = torch.cat([parts, torch.stack([*tracking_errors(context).values(), value])])
+        quantities.masked_fill_(~running | failed, 0.0)
         if observed:
-            self._observe(context, ~failed if self.physics.can_wait else valid)
+            self._observe(context, ~failed if self.physics.can_wait else running & ~failed)
         if self.balance is not None:
             self.balance_now.copy_(self.balance(context))
-        self._count(context, running, value, parts, terminated, truncated)
-        return value, terminated, truncated
+        self.statistics.add(
+            running, running & failed, quantities[-1], quantities, terminated | truncated, terminated, self.steps, self.clip
+        )
+        return quantities[-1], terminated, truncated
 
     def action_base(self) -> Tensor | float:
         """Excitation of a zero action in the coming control step: (N, M), or the configured offset."""
-        if self.task.action.base == "reference":
-            act = self.bank.activations(self.clip, self.frame + 1)
-            if act is not None:
-                return act
-        return self.task.action.offset
+        return self._action_base(self._following())
 
     def joint_errors(self) -> tuple[Tensor, Tensor]:
         """Next reference minus own positions (N, D) rad and velocities (N, D) rad/s of the independent joints."""
-        row, ref, state = self.bank.row(self.clip, self.frame + 1), self.bank.frames, self.physics.state
+        return self._joint_errors(self._following())
+
+    def _following(self) -> Tensor:
+        """(N,) rows of the bank that the coming control step leads to."""
+        return self.bank.row(self.clip, self.frame + 1)
+
+    def _action_base(self, row: Tensor) -> Tensor | float:
+        if self.task.action.base == "reference" and self.bank.act is not None:
+            return rows_of(self.bank.act, row).float()
+        return self.task.action.offset
+
+    def _joint_errors(self, row: Tensor) -> tuple[Tensor, Tensor]:
+        ref, state = self.bank.frames, self.physics.state
         qpos, dof = self.body_tensors.free_qpos, self.body_tensors.free_dof
-        return ref.qpos[row][:, qpos] - state.qpos[:, qpos], ref.qvel[row][:, dof] - state.qvel[:, dof]
+        position, velocity = rows_of(ref.qpos, row) - state.qpos, rows_of(ref.qvel, row) - state.qvel
+        return position.index_select(1, qpos), velocity.index_select(1, dof)
 
     def _observe(self, context: StepContext, rows: Tensor) -> None:
-        fresh = observation.observe(context, self.task.observation)
-        self._observation.copy_(torch.where(rows[:, None], fresh, self._observation))
-
-    def _count(
-        self, context: StepContext, running: Tensor, value: Tensor, parts: dict[str, Tensor], terminated: Tensor,
-        truncated: Tensor,
-    ) -> None:
-        per_step = {f"reward_{name}": part for name, part in parts.items()} | tracking_errors(context) | {"reward": value}
-        failed = running & self.physics.state.failed
-        self.statistics.add(running, failed, value, per_step, terminated | truncated, terminated, self.steps, self.clip)
+        torch.where(
+            rows[:, None], observation.observe(context, self.task.observation), self._observation, out=self._observation
+        )
 
     # -- resets -------------------------------------------------------------------------------------------------------
     def assign(self, clip: Tensor, frame: Tensor) -> None:
@@ -264,6 +270,7 @@ class MimicEnv(EnvBase):
             device=self.device,
         )
 
+    @torch.inference_mode()
     def begin_episodes(self, rows: Tensor) -> None:
         """Start new episodes in the marked worlds (N,)."""
         self._fresh.copy_(rows)
@@ -277,7 +284,7 @@ class MimicEnv(EnvBase):
         rows = self._fresh
         self.steps.masked_fill_(rows, 0)
         index = self.bank.row(self.clip, self.frame)
-        qpos, qvel = self.bank.frames.qpos[index].clone(), self.bank.frames.qvel[index]
+        qpos, qvel = rows_of(self.bank.frames.qpos, index), rows_of(self.bank.frames.qvel, index)
         if self.body_tensors.free_root:
             start = torch.cat([qpos[:, :2], torch.zeros_like(qpos[:, :1])], dim=1)
             self.origin.copy_(torch.where(rows[:, None], start, self.origin))

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
-from mm_torch.maths import quaternion
 from mm_torch.task import termination
 from mm_torch.task.context import StepContext
 
@@ -21,14 +19,7 @@ def tracking_errors(c: StepContext) -> dict[str, Tensor]:
         "joint_position_error": c.joint_position_deviation.sqrt(),
         "joint_velocity_error": c.joint_velocity_deviation.sqrt(),
         "root_position_error": termination.root_position(c),
-        "root_yaw_error": _yaw_error(c),
+        "root_yaw_error": c.root_yaw,
         "relative_site_error": termination.relative_site_deviation(c),
         "absolute_site_error": termination.absolute_site_deviation(c),
     }
-
-
-def _yaw_error(c: StepContext) -> Tensor:
-    if not c.body.free_root:
-        return torch.zeros_like(c.root_angle)
-    simulated, ref = c.state.qpos[:, 3:7], c.ref_qpos[:, 3:7]
-    return quaternion.yaw(quaternion.multiply(ref, quaternion.conjugate(simulated))).abs()

@@ -72,13 +72,13 @@ def root_velocity_b(c: StepContext) -> Tensor:
 @_term
 def joint_position(c: StepContext) -> Tensor:
     """Positions (D) of the independent joints."""
-    return c.state.qpos[:, c.body.free_qpos]
+    return c.state.qpos.index_select(1, c.body.free_qpos)
 
 
 @_term
 def joint_velocity(c: StepContext) -> Tensor:
     """Velocities (D) of the independent joints."""
-    return c.state.qvel[:, c.body.free_dof]
+    return c.state.qvel.index_select(1, c.body.free_dof)
 
 
 @_term
@@ -146,13 +146,13 @@ def ref_root_velocity_b(c: StepContext) -> Tensor:
 @_term
 def ref_joint_error(c: StepContext) -> Tensor:
     """Look-ahead positions of the independent joints minus the present ones (K D)."""
-    return (c.ahead_of("qpos")[..., c.body.free_qpos] - c.state.qpos[:, None, c.body.free_qpos]).flatten(1)
+    return (c.ahead_of("qpos") - c.state.qpos[:, None]).index_select(2, c.body.free_qpos).flatten(1)
 
 
 @_term
 def ref_joint_velocity(c: StepContext) -> Tensor:
     """Reference velocities (D) of the independent joints due now."""
-    return c.ref_qvel[:, c.body.free_dof]
+    return c.ref_qvel.index_select(1, c.body.free_dof)
 
 
 @_term
@@ -202,7 +202,7 @@ def upstream_root_pose(c: StepContext) -> Tensor:
 @_term
 def upstream_joint_position(c: StepContext) -> Tensor:
     """Upstream: positions (J) of all scalar joints, coupled ones included."""
-    return c.state.qpos[:, c.body.hinge_qpos]
+    return c.state.qpos.index_select(1, c.body.hinge_qpos)
 
 
 @_term
@@ -214,7 +214,7 @@ def upstream_root_velocity(c: StepContext) -> Tensor:
 @_term
 def upstream_joint_velocity(c: StepContext) -> Tensor:
     """Upstream: velocities (J) of all scalar joints."""
-    return c.state.qvel[:, c.body.hinge_dof]
+    return c.state.qvel.index_select(1, c.body.hinge_dof)
 
 
 @_term
@@ -256,4 +256,4 @@ def upstream_goal_full(c: StepContext) -> Tensor:
 @_term
 def phase(c: StepContext) -> Tensor:
     """Frame over clip length (1)."""
-    return (c.frame / c.bank.lengths[c.clip])[:, None].to(c.state.qpos.dtype)
+    return (c.frame / (c.last + 1))[:, None].to(c.state.qpos.dtype)

@@ -45,7 +45,7 @@ class Balance(nn.Module):
         feet = torch.as_tensor(foot_touch(body), dtype=torch.float32, device=device) / (BEARING * weight)
         self.register_buffer("feet", feet, persistent=False)
         shares = torch.as_tensor(site_shares(body), dtype=torch.float32, device=device)
-        self.register_buffer("shares", shares[:, None], persistent=False)
+        self.register_buffer("shares", -shares[:, None], persistent=False)  # errors are simulated minus reference
         lateral = body.lateral_axis
         others = [axis for axis in range(3) if axis != lateral]
         planes = ([lateral], others), (others, [lateral])  # axes of turns and of moves in the sagittal plane, and of the rest
@@ -56,12 +56,9 @@ class Balance(nn.Module):
 
     def forward(self, c: StepContext) -> Tensor:
         """Returns: (N, 14)."""
-        turn = quaternion.to_rotation_vector(
-            quaternion.multiply(c.ref_qpos[:, 3:7], quaternion.conjugate(c.root_quat))
-        )
-        spin = -c.site_velocity_error[:, 0, :3]
-        moves = ((-error * self.shares).sum(dim=1) for error in (c.site_velocity_error[..., 3:], c.site_error))
-        errors = torch.stack([turn, spin, *moves], dim=1)
+        turn, spin = quaternion.to_rotation_vector(c.root_turn), -c.site_velocity_error[:, 0, :3]
+        moves = (torch.cat([c.site_velocity_error[..., 3:], c.site_error], dim=-1) * self.shares).sum(dim=1)
+        errors = torch.cat([turn, spin, moves], dim=1).unflatten(1, (4, 3))
         seen = quaternion.rotate_inverse(c.heading[:, None], errors).flatten(1) / self.units
         load = (c.state.touch @ self.feet.T).clamp(0.0, 1.0)
         return torch.cat([seen.clamp(-LARGEST, LARGEST).index_select(1, self.columns), load], dim=1)

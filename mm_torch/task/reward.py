@@ -5,14 +5,14 @@ A perfect imitation earns the sum of the weights. Deviations are means of square
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import torch
 from torch import Tensor
 
 from mm_torch.config.schema import RewardConfig
 from mm_torch.maths import quaternion
-from mm_torch.task.context import StepContext
+from mm_torch.task.context import StepContext, mean_square
 from mm_torch.task.observation import relative_sites
 
 Kernel = Callable[[StepContext], Tensor]
@@ -30,31 +30,45 @@ def _cost(kernel: Kernel) -> Kernel:
     return kernel
 
 
-def reward(
-    context: StepContext, terms: Mapping[str, RewardConfig], weights: Mapping[str, Tensor | float],
-    costs: Mapping[str, float],
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Total reward and its parts.
+class Reward:
+    """The terms and costs of a task, and what they weigh.
 
     Args:
-        context: the step.
-        terms: scale of each term.
-        weights: present weight of each term (a curriculum may change it).
+        terms: scale and first weight of each term.
         costs: weight of each cost.
-
-    Returns:
-        ``max(sum of terms - min(costs, 1), 0)`` (N,), and the unweighted terms ``exp(-scale * deviation)`` by name.
+        device: where the weights live.
     """
-    parts = torch.stack([-term.scale * TERMS[name](context) for name, term in terms.items()]).exp()  # (terms, N)
-    weight = torch.stack([torch.as_tensor(weights[name], dtype=parts.dtype, device=parts.device) for name in terms])
-    total = sum((weight[:, None] * parts).unbind(), start=torch.zeros_like(context.origin[:, 0]))  # the same in any row
-    cost = sum((weight * COSTS[name](context) for name, weight in costs.items()), start=torch.zeros_like(total))
-    return (total - cost.clamp_max(1.0)).clamp_min(0.0), dict(zip(terms, parts, strict=True))
+
+    def __init__(
+        self, terms: Mapping[str, RewardConfig], costs: Mapping[str, float], device: torch.device | str = "cpu"
+    ) -> None:
+        def column(numbers: Iterable[float]) -> Tensor:
+            return torch.tensor(list(numbers), dtype=torch.float32, device=device)[:, None]
+
+        self.names, self.costs = tuple(terms), tuple(costs)
+        self._scale, self._weight = column(-t.scale for t in terms.values()), column(t.weight for t in terms.values())
+        self._price = column(costs.values())
+        self.weights = dict(zip(terms, self._weight[:, 0], strict=True))
+        """Present weight () of each term: views; a curriculum writes into them."""
+
+    def __call__(self, context: StepContext) -> tuple[Tensor, Tensor]:
+        """Total reward and its parts.
+
+        Returns:
+            ``max(sum of terms - min(costs, 1), 0)`` (N,), and the unweighted terms ``exp(-scale * deviation)`` (T, N), in
+            the order of ``names``.
+        """
+        parts = (self._scale * torch.stack([TERMS[name](context) for name in self.names])).exp()
+        total = _sum_of_rows(self._weight * parts)
+        if self.costs:
+            cost = _sum_of_rows(self._price * torch.stack([COSTS[name](context) for name in self.costs]))
+            total = total - cost.clamp_max(1.0)
+        return total.clamp_min(0.0), parts
 
 
-def mean_square(x: Tensor) -> Tensor:
-    """Mean of squares over all but the first dimension.  Returns: (N,)."""
-    return x.square().flatten(1).mean(dim=1)
+def _sum_of_rows(x: Tensor) -> Tensor:
+    """``x.sum(dim=0)``, whose bits depend on the column; these do not."""
+    return x.cumsum(dim=0)[-1]
 
 
 @_term

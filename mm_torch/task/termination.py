@@ -38,9 +38,23 @@ TERMS: dict[str, Kernel] = {
 }
 
 
-def terminated(context: StepContext, thresholds: Mapping[str, float | None], scale: Tensor | float = 1.0) -> Tensor:
-    """Whether any deviation exceeds its threshold times ``scale`` (strictly).  Returns: (N,) bool."""
-    bounds = {name: threshold for name, threshold in thresholds.items() if threshold is not None}
-    if not bounds:
-        return torch.zeros_like(context.frame, dtype=torch.bool)
-    return torch.stack([TERMS[name](context) > bound * scale for name, bound in bounds.items()]).any(dim=0)
+class Termination:
+    """The deviations that a task bounds.
+
+    Args:
+        thresholds: largest deviation by name; None bounds nothing.
+        device: where the bounds live.
+    """
+
+    def __init__(self, thresholds: Mapping[str, float | None], device: torch.device | str = "cpu") -> None:
+        bounds = {name: bound for name, bound in thresholds.items() if bound is not None}
+        self._names = tuple(bounds)
+        self._bounds = torch.tensor(list(bounds.values()), dtype=torch.float32, device=device)[:, None]
+        self.scale = torch.ones((), device=device)
+        """Factor () on all bounds; a curriculum writes into it."""
+
+    def __call__(self, context: StepContext) -> Tensor:
+        """Whether any deviation exceeds its bound times ``scale`` (strictly).  Returns: (N,) bool."""
+        if not self._names:
+            return torch.zeros_like(context.frame, dtype=torch.bool)
+        return (torch.stack([TERMS[name](context) for name in self._names]) > self._bounds * self.scale).any(dim=0)

@@ -18,7 +18,7 @@ from mm_torch.sim.physics import PhysicsState
 from mm_torch.task import observation, termination
 from mm_torch.task.action import excite
 from mm_torch.task.context import BodyTensors, StepContext
-from mm_torch.task.reward import TERMS, reward
+from mm_torch.task.reward import TERMS, Reward
 from sim_models.registry import load_body
 
 GOLDEN = Path(__file__).parents[2] / ".." / "shared" / "golden"
@@ -91,13 +91,12 @@ def test_reward_terms(context: StepContext, golden: dict[str, np.ndarray], recip
         value = torch.exp(-recipe.task.reward[ours].scale * TERMS[ours](context))
         expected = torch.from_numpy(golden[f"rew_train__reward_{theirs}"]).double()
         torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-9, msg=lambda m, o=ours: f"{o}: {m}")
-    weights = {name: term.weight for name, term in recipe.task.reward.items()}
-    total, _ = reward(context, recipe.task.reward, weights, recipe.task.penalty)
+    total, _ = Reward(recipe.task.reward, recipe.task.penalty)(context)
     torch.testing.assert_close(total, torch.from_numpy(golden["rew_train__reward_total"]).double(), rtol=1e-6, atol=1e-9)
 
 
 def test_termination(context: StepContext, golden: dict[str, np.ndarray], recipe: Recipe) -> None:
-    ours = termination.terminated(context, recipe.task.termination)
+    ours = termination.Termination(recipe.task.termination)(context)
     assert ours.tolist() == golden["out_absorbing"].astype(bool).tolist()
     deviation = termination.absolute_site_deviation(context)
     torch.testing.assert_close(deviation, torch.from_numpy(golden["out_mean_abs_site_dev"]).double(), rtol=1e-6, atol=0)

@@ -19,7 +19,6 @@ from mm_torch.task import observation
 from mm_torch.task.action import excite
 from mm_torch.task.env import MimicEnv
 from mm_torch.task.metrics import tracking_errors
-from mm_torch.task.reward import reward
 from sim_models.registry import load_body
 from tests.unit.task.worlds import ENDLESS, FRAMES, act, begin, library_clip, make_env, noise, recipe
 
@@ -72,10 +71,10 @@ def test_reward_is_the_sum_of_weights_exactly_at_the_reference(words: tuple[str,
     env = make_env(*words, "task.reset_activations=zero", clips=1)
     begin(env, 0, [0, 7, 30, FRAMES - 1])
     context = env.context()
-    value, parts = reward(context, env.task.reward, env.reward_weights, env.task.penalty)
+    value, parts = env.reward(context)
     most = sum(term.weight for term in env.task.reward.values() if term is not None)
     torch.testing.assert_close(value, torch.full((4,), most), rtol=0, atol=1e-5)
-    for name, part in parts.items():
+    for name, part in zip(env.reward.names, parts, strict=True):
         torch.testing.assert_close(part, torch.ones(4), rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
     for name, error in tracking_errors(context).items():
         assert error.max() < 2e-5, name
@@ -127,7 +126,7 @@ def test_only_the_corrected_observation_ignores_the_heading(walker: Clip, compat
     env.origin += drift
     seen = observed(env)
     assert torch.isfinite(seen).all()
-    value, _ = reward(env.context(), env.task.reward, env.reward_weights, env.task.penalty)
+    value, _ = env.reward(env.context())
     scale = seen[0].abs().clamp_min(1.0)
     spread = ((seen - seen[0]) / scale).abs().max()
     if compat == "corrected":

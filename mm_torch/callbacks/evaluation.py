@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ import lightning
 import numpy as np
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
 
 from mm_torch.callbacks.checkpoint import save_atomically
 from mm_torch.callbacks.records import Records
@@ -33,7 +35,7 @@ class Findings:
     clips     the same a clip, with its name under ``clip``
     table     the clips as Markdown
     draw      draws the pictures: name to (H, W, 3) uint8
-    film      films into a file, or None where no film is wanted
+    film      films into a file and returns it as an animated GIF, or None where no film is wanted
     ========= ==========================================================================================
     """
 
@@ -42,7 +44,7 @@ class Findings:
     clips: Sequence[Mapping[str, float | str]]
     table: str
     draw: Callable[[], Mapping[str, np.ndarray]]
-    film: Callable[[Path], None] | None = None
+    film: Callable[[Path], bytes] | None = None
 
 
 class Evaluation(Callback):
@@ -102,7 +104,7 @@ class Evaluation(Callback):
         if better:
             self.best = found.score
             if found.film is not None:
-                found.film(self.run_dir / "evaluation" / "best.mp4")
+                _show(trainer, pl_module, found.film(self.run_dir / "evaluation" / "best.mp4"))
         figures = found.summary
         print(f"evaluation | {figures['clips']:.0f} clips | score {found.score:.3f}{' (best)' if better else ''} | coverage "
               f"{figures['frame_coverage']:.0%} | early {figures['early_termination_rate']:.0%} | site "
@@ -124,6 +126,15 @@ class Evaluation(Callback):
             board.add_text("evaluation/clips", found.table, step)
             for name, picture in pictures.items():
                 board.add_image(f"evaluation/{name}", picture, step, dataformats="HWC")
+
+
+def _show(trainer: lightning.Trainer, module: PpoModule, gif: bytes) -> None:
+    """Put an animated GIF into TensorBoard's images as it is; ``add_image`` would keep one picture of it."""
+    if isinstance(trainer.logger, TensorBoardLogger):
+        width, height = struct.unpack("<HH", gif[6:10])  # the GIF's header
+        image = Summary.Image(width=width, height=height, colorspace=3, encoded_image_string=gif)
+        value = Summary.Value(tag="evaluation/film", image=image)
+        trainer.logger.experiment.file_writer.add_summary(Summary(value=[value]), module.control_steps)
 
 
 def _rows_until(path: Path, control_steps: int) -> list[dict[str, str]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import imageio
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -18,6 +20,7 @@ from sim_models.embodiment import Embodiment
 DPI = 90
 MOST_ROWS = 40  # joints or clips shown; the worst of more
 BLUE, RED, GREY = "#2f6db3", "#c0392b", "#888888"
+GIF_EVERY, GIF_SCALE = 5, 2  # of a film every fifth picture, half as wide and high
 
 
 def draw(
@@ -48,6 +51,16 @@ def write_png(path: Path, picture: np.ndarray) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     Image.fromarray(picture).save(temporary, format="png")
     temporary.replace(path)
+
+
+def as_gif(film: Path) -> bytes:
+    """A film as a small animated GIF, which TensorBoard plays among its images."""
+    with imageio.get_reader(film) as reader:
+        seconds = GIF_EVERY / reader.get_meta_data()["fps"]
+        pictures = [Image.fromarray(p).reduce(GIF_SCALE) for i, p in enumerate(reader) if i % GIF_EVERY == 0]
+    encoded = io.BytesIO()
+    pictures[0].save(encoded, format="gif", save_all=True, append_images=pictures[1:], duration=1000 * seconds, loop=0)
+    return encoded.getvalue()
 
 
 def _sheet(width: float, height: float) -> Figure:

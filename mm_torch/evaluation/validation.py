@@ -65,11 +65,12 @@ class Validation:
             film=partial(self._film, traces) if self.video else None,
         )
 
-    def _film(self, traces: list[Trace], path: Path) -> None:
+    def _film(self, traces: list[Trace], path: Path) -> bytes:
         longest = max(traces, key=lambda t: len(t.qpos))
         path.parent.mkdir(parents=True, exist_ok=True)
         take = take_of(rollout_of(self.tracker.body, longest, "validation"), self.tracker.body)
         write_video(self.tracker.body, [take.cut(FILM_SECONDS)], path)
+        return figures.as_gif(path)
 
 
 def score(results: list[ClipResult]) -> float:

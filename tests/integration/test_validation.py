@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageSequence
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mm_torch.callbacks.checkpoint import read_checkpoint
@@ -76,6 +79,19 @@ def test_best_policy_and_pictures_are_kept(judged: Path) -> None:
     assert {"evaluation/joint_position_error", "evaluation/frame_coverage"} <= set(board.Tags()["scalars"])
     assert {f"evaluation/{p.stem}" for p in pictures} <= set(board.Tags()["images"])
     assert any(tag.startswith("evaluation/clips") for tag in board.Tags()["tensors"])
+
+
+def test_the_film_plays_in_tensorboard(tiny_run: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mm_torch.evaluation.validation.FILM_SECONDS", 1.0)
+    run = tiny_run(1, "evaluation.every_steps=500", "evaluation.video=true")
+    board = EventAccumulator(str(run / "tensorboard"), size_guidance={"images": 0}).Reload()
+    (event,) = board.Images("evaluation/film")
+    gif = Image.open(io.BytesIO(event.encoded_image_string))
+    frames = [np.asarray(f.convert("RGB"), dtype=float) for f in ImageSequence.Iterator(gif)]
+    assert event.step == 512 and (event.width, event.height) == gif.size == (320, 240)
+    assert gif.info["duration"] == 100 and "loop" in gif.info
+    assert len(frames) > 1 and max(abs(f - frames[0]).max() for f in frames) > 100  # the arm moved
+    assert (run / "evaluation" / "best.mp4").exists()
 
 
 def test_a_resumed_run_goes_on_with_its_evaluations(judged: Path, tiny_run: Callable[..., Path], tmp_path: Path) -> None:

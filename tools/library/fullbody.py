@@ -22,15 +22,16 @@ FPS = 100.0
 _TABLE = norms()["spatiotemporal"]["walking"]
 
 
-def _walk(name: str, speed: float, cadence: float, **settings: Any) -> Gait:
+def _walk(name: str, speed: float, cadence: float, contact: float = 0.01, **settings: Any) -> Gait:
     row, usual = _TABLE[name], _TABLE["comfortable"]
-    return Gait("walking", speed, cadence, row["stance"], knee_scale=row["peak_knee"] / usual["peak_knee"], **settings)
+    knee = row["peak_knee"] / usual["peak_knee"]
+    return Gait("walking", speed, cadence, row["stance"], knee_scale=knee, contact=contact, **settings)
 
 
 COMFORTABLE = _walk("comfortable", 1.20, 117.0)
 # name: (gait, phase of the first frame, seconds)
 GAITS: dict[str, tuple[Gait, float, float]] = {
-    "walk_slow": (_walk("slow", 0.92, 100.0, hip_scale=0.91), 0.0, 4.8),
+    "walk_slow": (_walk("slow", 0.94, 97.9, contact=0.0, loose=(0.04, 0.01), hip_scale=0.90), 0.0, 4.9),
     "walk": (COMFORTABLE, 0.0, 4.5),
     "walk_big_arms": (replace(COMFORTABLE, arm=tuple(np.deg2rad([8.0, 16.0, 35.0, 15.0])),
                               abduction=np.deg2rad(17.0)), 0.0, 4.5),
@@ -42,8 +43,6 @@ GAITS: dict[str, tuple[Gait, float, float]] = {
             0.0, 4.05),
 }
 
-NEAREST = ("walk", "walk_big_arms", "walk_fast")  # gaits with the published angles themselves
-
 
 def fullbody_clips(body: Embodiment) -> Iterator[Clip]:
     """All motions of the full body."""
@@ -54,8 +53,8 @@ def fullbody_clips(body: Embodiment) -> Iterator[Clip]:
     cycles: dict[Gait, Cycle] = {}
     for name, (gait, start, seconds) in GAITS.items():
         if gait not in cycles:
-            cycles[gait] = (nearest_cycle if name in NEAREST else solve_cycle)(body, gait)
+            cycles[gait] = (solve_cycle if gait.airborne else nearest_cycle)(body, gait)
         qpos = play(body, cycles[gait], start, seconds, FPS)
         parameters = asdict(cycles[gait].gait) | {"start_phase": start}
         yield Clip.from_qpos(body, qpos, FPS, name=name,
-                             provenance=published_motion(norms()[gait.norm], parameters, name in NEAREST))
+                             provenance=published_motion(norms()[gait.norm], parameters, not gait.airborne))

@@ -30,6 +30,8 @@ class Gait:
     speed            mean speed of the pelvis                                               m/s
     cadence          steps                                                                  1/min
     stance           part of the cycle a foot is on the floor                               0 .. 1
+    loose            parts of the stance, at its begin and end, in which the sole need not
+                     lie still on the floor (``nearest``)                                   cycles
     hip_scale        factor on the published hip angle (and the pelvis' turning)
     knee_scale       factor on the published knee angle
     pelvis_offset    pelvic tilt contained in the published hip angle, taken out            rad
@@ -52,6 +54,7 @@ class Gait:
     speed: float
     cadence: float
     stance: float
+    loose: tuple[float, float] = (0.0, 0.0)
     hip_scale: float = 1.0
     knee_scale: float = 1.0
     pelvis_offset: float = np.deg2rad(10.3)

@@ -5,8 +5,8 @@ right foot, while it stands, touches the floor with some point of its sole that 
 it swings: a least-squares problem over the harmonics of the leg's angles, of the pelvis' place and over the length of
 the stride (:class:`_Problem`), solved by Gauss-Newton. The pelvis thus follows from the standing foot, and the speed from
 the angles; what the angles leave open of the pelvis is drawn to a sway and surge that keep the centre of pressure near
-the feet. The left leg is the right one half a cycle on. :mod:`tools.library.synthesis` makes the gaits for which this
-asks too much of the body: slow walking and running.
+the feet. The left leg is the right one half a cycle on. :mod:`tools.library.synthesis` makes running, for which this asks
+too much of the body.
 
 World: the body walks along -y, +x is its left, z is up. Phase 0 is right heel strike.
 """
@@ -31,7 +31,6 @@ from tools.library.synthesis import _closed, _even, _pelvis_turn
 SAMPLES = 200  # phases a cycle is solved at
 HARMONICS = 14  # of the leg's angles
 PELVIS_HARMONICS = 4
-CONTACT = 0.01  # of the cycle: phase of the published curves at which the sole is near enough to the floor to stand
 MIN_CLEARANCE = 0.010  # m under the swinging foot, at least
 MOST_TOE = np.deg2rad(22.0)  # extension of the toes
 ITERATIONS = 12
@@ -51,7 +50,7 @@ KNEE = np.deg2rad(0.3)  # rad, of a knee straighter than that
 
 def _published_leg(gait: Gait, phase: np.ndarray) -> np.ndarray:
     """Joint angles (n, 6) in the order of ``LEG``; hip flexion counts from the vertical, so the tilt is added."""
-    phase = phase + CONTACT
+    phase = phase + gait.contact
     hip = gait.hip_scale * (curve(gait.norm, "hip_flexion")(phase) - gait.pelvis_offset) + gait.lean[0]
     knee = gait.knee_scale * curve(gait.norm, "knee_angle")(phase)
     ankle = curve(gait.norm, "ankle_angle")(phase)
@@ -130,8 +129,9 @@ class _Problem:
         for k, block in enumerate(blocks):
             self.maps[:, k, start : start + block.shape[1]] = block
             start += block.shape[1]
-        self.stance = np.arange(int(gait.stance * SAMPLES) + 1)
-        self.swing = np.arange(len(self.stance), SAMPLES)
+        self.rests = gait.loose[0], gait.stance - gait.loose[1]  # phases between which the sole does
+        self.stance = np.arange(round(self.rests[0] * SAMPLES), int(self.rests[1] * SAMPLES) + 1)
+        self.swing = np.setdiff1d(np.arange(SAMPLES), self.stance)
         self._order = np.concatenate([[0.0], np.repeat(np.arange(1, HARMONICS + 1), 2)])
 
     def _wanted_place(self, com: np.ndarray) -> np.ndarray:
@@ -234,8 +234,8 @@ class _Problem:
 
     def _swinging(self, foot: _Foot) -> tuple[np.ndarray, np.ndarray]:
         """What the swinging sole lacks of its clearance."""
-        k, gait = self.swing, self.gait
-        s = (self.phase[k] - gait.stance) / (1.0 - gait.stance)
+        k, (down, up) = self.swing, self.rests
+        s = (self.phase[k] - up) % 1.0 / (1.0 + down - up)
         lack = MIN_CLEARANCE * np.minimum(1.0, 8.0 * s * (1.0 - s)) - foot.lowest[k, 2]
         slope = np.einsum("ky,kyc->kc", foot.slope(k, foot.part[k], foot.lowest[k])[:, 2], self.maps[k])
         return np.maximum(lack, 0.0) / CLEARANCE, (lack > 0)[:, None] * -slope / CLEARANCE

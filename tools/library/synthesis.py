@@ -1,4 +1,4 @@
-"""Walking and running on the straight, built from published mean joint angles.
+"""Running on the straight, built from published mean joint angles; walking is made in :mod:`tools.library.nearest`.
 
 The published angles alone, played on this body, slide and float. So they give the *shape*: the pitch of the foot, the
 swing of the leg, the pelvis' turning. The stance foot then rolls over heel, flat foot and toes without slipping
@@ -8,12 +8,10 @@ the centre of pressure near the feet. Inverse kinematics returns the joint angle
 result is cut to ``HARMONICS`` harmonics of the stride, so that it is periodic and smooth; the left leg is the right one
 half a cycle on.
 
-World: the body walks along -y, +x is its left, z is up. Phase 0 is right heel strike.
+World: the body runs along -y, +x is its left, z is up. Phase 0 is right heel strike.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import mujoco
 import numpy as np
@@ -31,7 +29,7 @@ HARMONICS = 14
 REST_PULL = 0.004  # 1/rad, against 1/m of the foot's place
 TURN_WEIGHT = 0.2  # m/rad
 SHIFT_COST = 0.2  # m of pelvis height given up rather than setting the foot down 1 m further back
-EARLY = 0.35  # running: the force of stance comes early, so the body leaves the floor higher than it lands
+EARLY = 0.35  # the force of stance comes early, so the body leaves the floor higher than it lands
 SLOPE_SUPPORT = 0.22  # part of the swing in which a mismatch of velocity fades
 MIN_CLEARANCE = 0.012  # m under the swinging foot, at least
 
@@ -97,20 +95,6 @@ def _toe_angle(gait: Gait, phase: np.ndarray, pitch: np.ndarray) -> np.ndarray:
     return -extension * minimum_jerk((phase - gait.flat[2]) / 0.08) * minimum_jerk((gait.stance + 0.14 - phase) / 0.14)
 
 
-def _fit_harmonics(phase: np.ndarray, wanted: np.ndarray, weight: np.ndarray,
-                   harmonics: tuple[int, ...]) -> Callable[[np.ndarray], np.ndarray]:
-    """Weighted, slightly damped least-squares fit of ``wanted`` (n,) by a mean and harmonics; a function of phase."""
-
-    def columns(at: np.ndarray) -> np.ndarray:
-        waves = [f(2 * np.pi * h * at) for h in harmonics for f in (np.cos, np.sin)]
-        return np.column_stack([np.ones_like(at), *waves])
-
-    design = columns(phase)
-    ridge = 1e-3 * weight.sum() * np.diag([0.0] + [1.0] * (design.shape[1] - 1))
-    solution = np.linalg.solve(design.T @ (weight[:, None] * design) + ridge, design.T @ (weight * wanted))
-    return lambda at: columns(at) @ solution
-
-
 def flight_height(gait: Gait, phase: np.ndarray) -> np.ndarray:
     """Height of the pelvis (n,) in m about its mean in running: free fall in flight, a half-sine-like force in stance.
 
@@ -130,9 +114,9 @@ def flight_height(gait: Gait, phase: np.ndarray) -> np.ndarray:
 
 
 def solve_cycle(body: Embodiment, gait: Gait, rounds: int = 3) -> Cycle:
-    """Synthesise one cycle of a gait.
+    """Synthesise one cycle of running.
 
-    The fore-aft motion, and in running the free fall, is asked of the centre of mass, not of the pelvis: after each
+    The fore-aft motion and the free fall are asked of the centre of mass, not of the pelvis: after each
     round the pelvis is moved against what the centre of mass moves relative to it.
     """
     com = np.zeros((SAMPLES, 2))
@@ -167,11 +151,8 @@ def _solve_once(body: Embodiment, gait: Gait, com: np.ndarray) -> Cycle:
     start = np.average(pelvis[stance, 1] - relative[stance, 1] + rolled.origin[:, 1]
                        + gait.stride_length * phase[stance], weights=weight)
     height = rolled.origin[:, 2] - relative[stance, 2]
-    if gait.airborne:
-        bounce = flight_height(gait, phase) - (com[:, 1] - com[:, 1].mean())
-        pelvis[:, 2] = bounce + np.average(height - bounce[stance], weights=weight)
-    else:
-        pelvis[:, 2] = _fit_harmonics(phase[stance], height, weight, (2, 4))(phase)
+    bounce = flight_height(gait, phase) - (com[:, 1] - com[:, 1].mean())
+    pelvis[:, 2] = bounce + np.average(height - bounce[stance], weights=weight)
 
     rotation = foot.orientation(pitch, gait.toe_out)
     trials = []

@@ -180,7 +180,7 @@ def test_several_files_have_a_row_each_and_one_of_all(tmp_path: Path, walk_file:
     rows = [row for row in found["agreement"] if row["quantity"] == "knee_angle"]
     names = [row["file"] for row in rows]
     assert len(set(names)) == 4 and names[-1] == "all files" and rows[-1]["note"] == "mean of 2 of 3 files"
-    assert not rows[2]["counts"] and rows[2]["note"] == "speed mismatch: 0.92 m/s, norm 1.245 m/s"
+    assert not rows[2]["counts"] and rows[2]["note"] == "speed mismatch: 0.99 m/s, norm 1.245 m/s"
     assert {row["quantity"] for row in found["agreement"]} == {"hip_flexion", "knee_angle"}
 
 

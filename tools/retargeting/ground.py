@@ -18,7 +18,7 @@ from tools.retargeting.soles import Surface
 from tools.retargeting.solve import second_difference
 
 REST_SPEED = 0.3  # m/s: a sole slower than this rests
-REST_HEIGHT = 0.08  # m above the fitted plane beyond which a slow sole is a lifted foot
+REST_HEIGHT = 0.08  # m above the fitted plane beyond which a slow sole is a lifted foot; below the plane, it's a step down
 # Contacts: speed in m/s, of which share of the body's speed, height in m. Converted captures let feet skate, the more the
 # faster the body travels. Sure contacts are extended, by EXTENSION s at most, to where they begin and end.
 SURE, LOOSE = (0.3, 0.15, 0.04), (0.4, 0.3, 0.03)
@@ -106,7 +106,7 @@ def fit_floor(soles: Soles, fps: float) -> Floor:
 def slow_height(soles: Soles, fps: float) -> np.ndarray:
     """(F,) m: height of the resting feet above z = 0, interpolated between rests and smoothed over ``SLOW``."""
     frames = len(soles.height)
-    rest = (soles.speed < REST_SPEED) & (np.abs(soles.height) < REST_HEIGHT)
+    rest = (soles.speed < REST_SPEED) & (soles.height < REST_HEIGHT)
     at = np.flatnonzero(rest.any(axis=1))
     if not len(at):
         return np.zeros(frames)

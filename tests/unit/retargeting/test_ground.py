@@ -114,6 +114,15 @@ def test_slow_height_follows_floating_steps_slowly():
     assert np.abs(np.diff(slow_height(soles, FPS))).max() * FPS < 0.1, "the correction moves faster than 10 cm/s"
 
 
+def test_slow_height_goes_down_a_step_and_not_up_with_a_lifted_foot():
+    """Footholds far below the plane are ground; a sole that rests far above it is a foot in the air."""
+    soles = _steps()
+    soles.height[200:] -= 0.15
+    assert slow_height(soles, FPS)[300:] == pytest.approx(-0.15, abs=5e-3)
+    soles.height[200:] += 0.3
+    assert slow_height(soles, FPS)[300:] == pytest.approx(0.0, abs=5e-3)
+
+
 def test_gaussian_keeps_constants_and_length():
     assert gaussian(np.full(30, 2.5), 5.0) == pytest.approx(np.full(30, 2.5))
 

@@ -11,7 +11,7 @@ import pytest
 from tests.unit.retargeting.captures import walking_poses, write_amass
 from tools.retargeting import rotations
 from tools.retargeting.readers import Options, read_capture
-from tools.retargeting.repair import repaired
+from tools.retargeting.repair import LIMBS, MOST_TWIST, crossings, repaired
 from tools.retargeting.skeleton import POINTS, SEGMENTS, Capture
 
 FPS = 100.0
@@ -91,6 +91,41 @@ def test_mirror_image(walk: Capture) -> None:
     one, other = repaired(broken.mirrored()), repaired(broken).mirrored()
     np.testing.assert_allclose(one.points, other.points, atol=1e-9)
     np.testing.assert_allclose(one.segments, other.segments, atol=1e-9)
+
+
+def turned_leg(capture: Capture, axis: int, angle: np.ndarray) -> Capture:
+    """The capture with its right leg turned about the hip by angles (F,) rad about an axis of the world."""
+    points, hip = capture.points.copy(), capture.points[:, POINTS.index("right_hip")]
+    turn = rotations.about_axis(axis, angle)
+    for point in LEG:
+        at = POINTS.index(f"right_{point}")
+        points[:, at] = hip + np.einsum("fij,fj->fi", turn, points[:, at] - hip)
+    return replace(capture, points=points)
+
+
+def test_leg_that_passes_through_the_other_goes_around(walk: Capture) -> None:
+    """A right leg that is crossed before the left one and swings back through it is bridged; without the way back it stays."""
+    legs = [limb for limb in LIMBS if limb.name.endswith("leg")]
+    phase = np.linspace(0.0, np.pi, 80)
+    crossed = turned_leg(walk, 1, -0.5 * np.sin(phase) ** 2)
+    before, through = (turned_leg(crossed, 0, angle) for angle in (np.full(80, -1.0), -1.0 * np.cos(phase)))
+    assert repaired(before) is before
+    assert len(crossings(through, *legs))
+    mended = repaired(through)
+    assert not len(crossings(mended, *legs))
+    assert len(mended.provenance["repaired"]) == 1
+    assert 0.0 < mended.provenance["repaired_share"] < 0.9
+
+
+def test_trunk_that_is_wrung_is_bridged(walk: Capture) -> None:
+    """A trunk that turns by half a turn from the pelvis and back, slowly, is no motion: the frames beyond are bridged."""
+    segments = walk.segments.copy()
+    angle = 3.0 * np.sin(np.linspace(0.0, np.pi, 80)) ** 2
+    segments[:, SEGMENTS.index("trunk")] = rotations.about_axis(2, angle) @ segments[:, SEGMENTS.index("trunk")]
+    mended = repaired(replace(walk, segments=segments))
+    turn = np.linalg.norm(rotations.log(np.swapaxes(mended.segment("pelvis"), 1, 2) @ mended.segment("trunk")), axis=1)
+    assert turn.max() < MOST_TWIST + 0.2
+    assert mended.provenance["repaired"]["trunk"] == pytest.approx(np.sum(angle > MOST_TWIST), abs=10)
 
 
 def test_setting_switches_it_off(tmp_path: Path) -> None:

@@ -86,7 +86,7 @@ class BeamWorlds(MimicEnv):
 
     base: Tensor  # (N, M)
 
-    def action_base(self) -> Tensor:
+    def action_base(self, row: Tensor | None = None) -> Tensor:
         """See ``MimicEnv``."""
         return self.base
 

@@ -190,10 +190,10 @@ class MimicEnv(EnvBase):
         """Excitation (N, M) in [0, 1] of the held action."""
         driven, running, following = self._action, self._running, self._following()
         if self._reflexes:
-            driven = driven + self._reflexes[0](*self._joint_errors(following), self.balance_now)
+            driven = driven + self._reflexes[0](*self.joint_errors(following), self.balance_now)
         elif self.has_feedback:
-            driven = driven + feedback(*self._joint_errors(following), self.task.action)
-        excitation = excite(spread(driven, self.drive), self._action_base(following), self.task.action)
+            driven = driven + feedback(*self.joint_errors(following), self.task.action)
+        excitation = excite(spread(driven, self.drive), self.action_base(following), self.task.action)
         torch.where(running[:, None], excitation, self._excitation, out=self._excitation)
         excitation = self._excitation.clamp_min(0.0)
         if self.recorder is not None:  # a world that waits starts anew, too: its record does not follow from the one before
@@ -223,25 +223,23 @@ class MimicEnv(EnvBase):
         )
         return quantities[-1], terminated, truncated
 
-    def action_base(self) -> Tensor | float:
-        """Excitation of a zero action in the coming control step: (N, M), or the configured offset."""
-        return self._action_base(self._following())
-
-    def joint_errors(self) -> tuple[Tensor, Tensor]:
-        """Next reference minus own positions (N, D) rad and velocities (N, D) rad/s of the independent joints."""
-        return self._joint_errors(self._following())
-
     def _following(self) -> Tensor:
         """(N,) rows of the bank that the coming control step leads to."""
         return self.bank.row(self.clip, self.frame + 1)
 
-    def _action_base(self, row: Tensor) -> Tensor | float:
+    def action_base(self, row: Tensor | None = None) -> Tensor | float:
+        """Excitation of a zero action in the coming control step: (N, M), or the configured offset.
+
+        Args:
+            row: (N,) rows of the bank that the step leads to, if known.
+        """
         if self.task.action.base == "reference" and self.bank.act is not None:
-            return rows_of(self.bank.act, row).float()
+            return rows_of(self.bank.act, self._following() if row is None else row).float()
         return self.task.action.offset
 
-    def _joint_errors(self, row: Tensor) -> tuple[Tensor, Tensor]:
-        ref, state = self.bank.frames, self.physics.state
+    def joint_errors(self, row: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Next reference minus own positions (N, D) rad and velocities (N, D) rad/s of the independent joints; see above."""
+        row, ref, state = self._following() if row is None else row, self.bank.frames, self.physics.state
         qpos, dof = self.body_tensors.free_qpos, self.body_tensors.free_dof
         position, velocity = rows_of(ref.qpos, row) - state.qpos, rows_of(ref.qvel, row) - state.qvel
         return position.index_select(1, qpos), velocity.index_select(1, dof)

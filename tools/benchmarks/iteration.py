@@ -7,22 +7,22 @@ import resource
 import statistics
 import time
 from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
-import mujoco_warp as mjw
 import torch
-import warp as wp
 from lightning.pytorch.callbacks import LambdaCallback
 
 from mm_torch import build
 from mm_torch.ppo.module import PpoModule
 from mm_torch.ppo.policy import RolloutPolicy
 from mm_torch.ppo.rollout import RolloutLoader
-from mm_torch.sim.physics import Physics
 from mm_torch.sim.threads import apply, budget_threads
-from mm_torch.sim.warp import WarpPhysics
 from mm_torch.training import make_trainer
 from sim_models.embodiment import SUBSTEPS
 from tools.benchmarks.setup import Clock, prepare
+
+if TYPE_CHECKING:
+    from mm_torch.sim.warp import WarpPhysics
 
 PARTS = ("physics", "environment", "inference", "update")
 RATES = ("physics", "environment", "rollout", "update", "training")
@@ -101,14 +101,12 @@ def measure(case: Case) -> dict[str, float | int | str]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9  # kB on Linux
     return {
         "case": "iteration", **asdict(case), "minibatches": case.divided, **medians, "peak_gb": peak,
-        **_device_figures(physics),
+        **(_device_figures(physics) if case.sim == "warp" else {}),
     }
 
 
-def _device_figures(physics: Physics) -> dict[str, float]:
+def _device_figures(physics: WarpPhysics) -> dict[str, float]:
     """Rate of raw MuJoCo Warp, and memory in use on the GPU."""
-    if not isinstance(physics, WarpPhysics):
-        return {}
     figures = {"raw_steps_per_s": raw_rate(physics)}
     if physics.device.type == "cuda":
         free, total = torch.cuda.mem_get_info(physics.device)
@@ -121,6 +119,9 @@ def raw_rate(physics: WarpPhysics, repeats: int = 5) -> float:
 
     Every repeat starts from the present states and excitations, which are put back; the median is taken.
     """
+    import mujoco_warp as mjw
+    import warp as wp
+
     saved, seconds = physics.state_dict(), []
     device = wp.device_from_torch(physics.device)
 

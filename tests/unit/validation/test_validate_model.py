@@ -140,13 +140,15 @@ def test_dead_muscles_of_the_arms_and_their_repair() -> None:
     assert [f.element for f in repaired if f.level == "ERROR"] == []
 
 
-def test_moment_arms_of_the_elbow_beside_published_ones() -> None:
+def test_moment_arms_beside_published_ones() -> None:
     subject = load_subject("myo_bimanual", [])
-    elbow = subject.model.joint("elbow_flex_r").id
-    subject.sweeps = {elbow: subject.sweep(subject.neutral, elbow, 66)}
-    found = {f.element.split()[0]: f.value for f in moment_arms.compare(subject)}
-    known = {"BRD": 10.2, "BIClong": 11.9, "BRA": 6.4, "ECRL": 1.8, "FCR": 8.8, "ECU": 4.6, "ANC": 3.2, "TRIlong": 3.2}
-    assert found == pytest.approx(known, abs=1.3)  # measured before, in another posture of the forearm
+    joints = [subject.model.joint(name).id for name in ("elbow_flex_r", "shoulder_elv_r")]
+    subject.sweeps = {j: subject.sweep(subject.neutral, j, 66) for j in joints}
+    found = {f.element: f.value for f in moment_arms.compare(subject)}
+    elbow = {"BRD": 10.2, "BIClong": 11.9, "BRA": 6.4, "ECRL": 1.8, "FCR": 8.8, "ECU": 4.6, "ANC": 3.2, "TRIlong": 3.2}
+    for muscle, value in elbow.items():  # measured before, in another posture of the forearm
+        assert found[f"{muscle} at elbow_flex_r"] == pytest.approx(value, abs=1.3)
+    assert len(found) == 19 and "TMAJ at shoulder_elv_r" in found
     assert list(moment_arms.compare(pair())) == []
 
 

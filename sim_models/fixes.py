@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 
 import mujoco
+import numpy as np
 
 PHANTOMS = tuple(f"{name}_{side}" for name in ("clavphant", "scapphant", "humphant", "humphant1") for side in "rl")
 PHANTOM_INERTIA = 1e-4  # kg m^2, the least that the models' compiler lets through and what their other 1 g frames have
+KNEES = ("knee_angle_r", "knee_angle_l")
 LAT1_SHIFT = -0.11  # m, see `_lat1_length`
 
 
@@ -53,6 +55,21 @@ def _lat1_length(spec: mujoco.MjSpec) -> None:
         muscle.lengthrange = muscle.lengthrange + LAT1_SHIFT
 
 
+def _knee_ranges(spec: mujoco.MjSpec) -> None:
+    """Widen the range of every joint that a knee drives to the values of its polynomial over the knee's range.
+
+    Extremes lie at the ends and where the derivative is zero.
+    """
+    for coupling in spec.equalities:
+        if coupling.name2 in KNEES:
+            polynomial = np.polynomial.Polynomial(coupling.data[:5])
+            low, high = spec.joint(coupling.name2).range
+            turns = polynomial.deriv().roots()
+            turns = turns.real[(np.abs(turns.imag) < 1e-9) & (turns.real > low) & (turns.real < high)]
+            values, joint = polynomial(np.array([low, high, *turns])), spec.joint(coupling.name1)
+            joint.range = [min(joint.range[0], values.min()), max(joint.range[1], values.max())]
+
+
 FIXES: dict[str, Fix] = {
     "phantom_inertia": Fix(
         "1 g frames of the shoulder (and of the thorax) get the inertia of a small body in place of up to 1 kg m^2",
@@ -63,6 +80,9 @@ FIXES: dict[str, Fix] = {
     "lat1_length": Fix(
         f"LAT1 and LAT1_left get a length range shifted by {1e3 * LAT1_SHIFT:.0f} mm, in which they produce force",
         lambda spec: spec.actuator("LAT1"), _lat1_length),
+    "knee_ranges": Fix(
+        "joints that the knee drives get ranges that hold what their polynomials take, up to 0.25 mrad and 0.04 mm more",
+        lambda spec: spec.joint(KNEES[0]), _knee_ranges),
 }
 
 

@@ -33,7 +33,7 @@ from mm_torch.config.load import RecipeError
 from mm_torch.maths import ranks
 from mm_torch.motion.clip import TRAJECTORIES
 from mm_torch.motion.splits import SplitError, read_split, select
-from sim_models.registry import load_body
+from sim_models.registry import BodyError, load_body
 from tools.retargeting import manifest, pipeline
 from tools.retargeting.inputs import Source, UsageError, find_sources
 from tools.retargeting.jobs import UNCHANGED, Job, Outcome, run_here, run_parallel
@@ -84,7 +84,8 @@ def make_jobs(sources: list[Source], values: dict[str, Any], options: Options, r
             f"{taken.path}: out/{TRAJECTORIES} is kept for the original's files; name its folder {taken.path.parent}"
         )
     relevant = {k: v for k, v in asdict(options).items() if not isinstance(v, Path)}  # files count as part of the source
-    config = manifest.config_hash(load_body(values["body"]), {"options": relevant, "stages": pipeline.config()})
+    body = load_body(values["body"], fixes=options.fixes)
+    config = manifest.config_hash(body, {"options": relevant, "stages": pipeline.config()})
     jobs = []
     for source in sources:
         row = rows.get(source.name, {})
@@ -177,7 +178,7 @@ def main(arguments: list[str]) -> int:
 
         with together("start the same command again: what is made is kept", SHARED_WORK, gpus=False):
             return retarget(arguments)
-    except (UsageError, ManifestError, RecipeError) as error:
+    except (UsageError, ManifestError, RecipeError, BodyError) as error:
         print(f"retarget: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

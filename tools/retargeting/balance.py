@@ -18,10 +18,9 @@ from sim_models.kinematics import reference_velocity
 GRAVITY = 9.81
 DIRECTIONS = 180  # over which the hull of the contacts is seen; its distance is exact to 1.5e-4
 LIGHT = 0.2  # of the weight: with less on the floor the point is of no meaning
-KEEP, ROUGH = 2.0, 2e-6  # cost of the shift and of its third difference, relative to that of a distant point
+KEEP, ROUGH = 4.0, 2e-6  # cost of the shift and of its third difference, relative to that of a distant point
 SHRINK = 0.6  # of the support's size: where the point is wanted
-EDGE, FARTHEST = 0.15, 0.15  # s at either end without a wish: accelerations are poor there; m: farthest wish
-ENDS, KEEP_ENDS = 0.5, 3.0  # s, 1
+FARTHEST = 0.15  # m: farthest wish
 YAW_JOINT = "axial_rotation"
 
 
@@ -103,8 +102,7 @@ def shift(
     """Horizontal shift (F, 2) m of the body's mass that brings the zero-moment point into the support.
 
     Minimises, for each axis, ``|p + (I - (h/g) D2) d - p*|^2 + k |d + d0|^2 + 2e-6 |D3 d|^2`` with p* the nearest point
-    of the support shrunk towards its middle; frames in flight have no wish. The pendulum is unstable: towards either end
-    of the motion, where the next step is not seen, k rises.
+    of the support shrunk towards its middle; frames in flight have no wish.
 
     Args:
         motion: of ``dynamics``.
@@ -116,8 +114,6 @@ def shift(
     frames = len(motion.point)
     before = np.zeros((frames, 2)) if before is None else before
     standing = valid.any(axis=1) & (motion.load > LIGHT)
-    edge = round(EDGE * fps)
-    standing[:edge] = standing[frames - edge :] = False
     if frames < 5 or not standing.any():
         return np.zeros((frames, 2))
     count = np.maximum(valid.sum(axis=1), 1)[:, None]
@@ -129,16 +125,25 @@ def shift(
     lever[[0, -1]] = 0.0  # no acceleration is known at the ends
     moved = np.stack([-lever, 1.0 + 2.0 * lever, -lever], axis=1) * standing[:, None]
     bands = np.zeros((4, frames))
-    to_end = np.minimum(np.arange(frames), np.arange(frames)[::-1]) / fps
-    keep = KEEP + KEEP_ENDS * np.clip(1.0 - to_end / ENDS, 0.0, 1.0) ** 2
-    bands[0] = keep
+    bands[0] = KEEP
     _add_rows(bands, moved, -1)
     _add_rows(bands, np.tile(np.sqrt(ROUGH) * fps**3 * np.array([-1.0, 3.0, -3.0, 1.0]), (frames - 3, 1)), 0)
     pull = moved * standing[:, None]
     right = pull[:, 1, None] * wish
     right[:-1] += pull[1:, 0, None] * wish[1:]
     right[1:] += pull[:-1, 2, None] * wish[:-1]
-    return solve_banded(bands[:, :, None], (right - keep[:, None] * before)[:, None])[:, 0]
+    return solve_banded(bands[:, :, None], (right - KEEP * before)[:, None])[:, 0]
+
+
+def before_smoothing(track: np.ndarray, cutoff: float) -> np.ndarray:
+    """Track (F, N) that becomes the given one under the solver's acceleration penalty: ``x + D2^T D2 x / cutoff^4``.
+
+    Args:
+        track: (F, N) what should come out, F >= 3.
+        cutoff: in rad per frame.
+    """
+    bend = np.pad(np.diff(track, n=2, axis=0), ((2, 2), (0, 0)))
+    return track + np.diff(bend, n=2, axis=0) / cutoff**4
 
 
 def _add_rows(bands: np.ndarray, rows: np.ndarray, start: int) -> None:

@@ -164,7 +164,7 @@ def touched_arms(collision: SelfCollision, pose: Pose, near: Candidates, room: f
 
 def balance_over_feet(
     kinematics: MotionKinematics, surface: Surface, qpos: Tensor, targets: Targets, contact: np.ndarray,
-    before: np.ndarray, fps: float,
+    before: np.ndarray, fps: float, root_rate: float,
 ) -> tuple[Targets, np.ndarray]:
     """Shift pelvis, trunk and arms so that the zero-moment point comes over the feet; knees go half the way.
 
@@ -176,6 +176,7 @@ def balance_over_feet(
         contact: (F, K) labels.
         before: (F, 2) m shift of earlier passes.
         fps: frames per second.
+        root_rate: Hz, cut-off of the root in the solver, which would swallow the quick part of the shift.
 
     Returns:
         targets, and the whole shift (F, 2) m.
@@ -183,9 +184,10 @@ def balance_over_feet(
     motion = balance.dynamics(kinematics.body, qpos.cpu().numpy(), fps)
     corners, valid = ground.support(surface, kinematics.pose(qpos), contact)
     more = balance.shift(motion, corners, valid, fps, before)
+    asked = balance.before_smoothing(more, 2.0 * np.pi * root_rate / fps)
     names = kinematics.body.site_names
     share = np.array([0.0 if n.endswith(("ankle_mimic", "toes_mimic")) else 0.5 if n.endswith("knee_mimic") else 1.0
                       for n in names])
     position = targets.position.copy()
-    position[:, :, :2] += share[:, None] * more[:, None]
+    position[:, :, :2] += share[:, None] * asked[:, None]
     return replace(targets, position=position), before + more

@@ -127,7 +127,7 @@ def run_here(jobs: Iterable[Job], body_name: str, options: Options) -> Iterator[
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        body = load_body(body_name)
+        body = load_body(body_name, fixes=options.fixes)
         for job in jobs:
             yield job, work(body, options, job)
     finally:
@@ -195,7 +195,7 @@ def _hire(body_name: str, options: Options) -> _Worker:
 def _serve(connection: Connection, body_name: str, options: Options) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent ends us
     torch.set_num_threads(1)
-    body = load_body(body_name)
+    body = load_body(body_name, fixes=options.fixes)
     while True:
         try:
             job = connection.recv()

@@ -35,6 +35,7 @@ class Options:
     repair      whether frames in which a limb turns faster than any can are bridged
     smplh_model SMPL+H (or SMPL-X) model as npz, for the subject's proportions
     activations whether muscles are solved
+    fixes       repairs of the published body (``sim_models.fixes``)
     =========== ============================================================================================= ======
     """
 
@@ -49,6 +50,7 @@ class Options:
     repair: bool = True
     smplh_model: Path | None = None
     activations: bool = True
+    fixes: tuple[str, ...] = ()
 
 
 Motion = Capture | JointMotion

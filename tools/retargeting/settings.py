@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from sim_models.fixes import FIXES
 from tools.retargeting.body_model import DOWNLOAD
 from tools.retargeting.inputs import UsageError
 from tools.retargeting.readers import READERS, Options
@@ -41,6 +42,18 @@ def _choice(*choices: str, default: Any, meaning: str) -> Setting:
         return text
 
     return Setting(read, default, "|".join(choices), meaning)
+
+
+def _several(known: Collection[str], meaning: str) -> Setting:
+    def read(text: str) -> tuple[str, ...]:
+        names = tuple(sorted(set(text.split(","))))
+        if unknown := [name for name in names if name not in known]:
+            near = get_close_matches(unknown[0], known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(f"no {unknown[0]!r}: choose of {','.join(known)}{hint}")
+        return names
+
+    return Setting(read, (), "NAME,...", meaning)
 
 
 def _flag(default: bool, meaning: str) -> Setting:
@@ -86,6 +99,7 @@ def _file(meaning: str, missing: str = "check the path") -> Setting:
 
 SETTINGS: dict[str, Setting] = {
     "body": _choice(*BODIES, default=REQUIRED, meaning="body that the motion is for"),
+    "fixes": _several(FIXES, "repairs of the published body (docs/model_validation.md), the same as in the recipe"),
     "out": Setting(Path, REQUIRED, "DIR", "directory of the clips, made where it is missing"),
     "source": _choice("auto", *READERS, default="auto", meaning="reader; auto goes by the suffix"),
     "workers": _number(int, 1, 1024, "processes", 1, "clips a process makes at a time; the result does not depend on it"),
@@ -158,6 +172,6 @@ def describe() -> str:
 
 
 def _shown(default: Any) -> str:
-    if default is None:
+    if default in (None, ()):
         return ""
     return f"default {str(default).lower() if isinstance(default, bool) else default}"

@@ -184,8 +184,8 @@ def solve(
             move = qpos.new_zeros(len(qpos), kinematics.dofs)
             move[:, window] = (coordinates + delta).clamp(low, high) - coordinates
             trial = kinematics.step(qpos, move)
-            if smooth_so_far and 0 < iteration == iterations - 1:
-                return trial  # all steps so far went downhill at once: this one is not looked at any more
+            if smooth_so_far and iteration == iterations - 1:
+                return trial  # no step so far went uphill: this one is not looked at any more
             result = problem.evaluate(trial)
             # Frames that got worse are damped more, also where the step as a whole is good: they hold up no others.
             worse = result.cost > normal.cost + 1e-9

@@ -36,8 +36,8 @@ COARSE, FINE = 8.0, 6.0  # Hz: cut-off of the first stage and of the result
 # Hz: cut-off of the pelvis and of the trunk, whose muscles are weak for their inertia. Their jitter, not that of the
 # limbs, is what moves the zero-moment point.
 ROOT_RATE, SLOW_JOINTS = 4.0, {"axial_rotation": 3.0, "flex_extension": 3.0, "lat_bending": 3.0}
-COARSE_STEPS, FOLLOW_STEPS, CONTACT_STEPS, BALANCE_STEPS, FINAL_STEPS = 10, 2, 4, 2, 4
-PASSES = 2  # of carrying on contacts and of balance, each seen in what the one before made of the motion
+COARSE_STEPS, FOLLOW_STEPS, CONTACT_STEPS, BALANCE_STEPS, FINAL_STEPS = 10, 2, 4, 1, 4
+PASSES = 3  # of carrying on contacts and of balance, each seen in what the one before made of the motion
 TOLERANCE = 1e-3
 ATTEMPTS, DEEPEST = 4, 1e-3  # the last stage is repeated while a surface is deeper in the floor, m
 # First guess, rad: joints whose neutral angle leaves undefined which way the limb turns (an arm hanging straight down
@@ -205,7 +205,8 @@ class Solver:
                 touched_arms(self.collision, pose, near, SOFT.room), self.skeleton.names, self.fps,
             )
             if balanced:
-                targets, moved = balance_over_feet(self.kinematics, surface, qpos, targets, contact, moved, self.fps)
+                targets, moved = balance_over_feet(self.kinematics, surface, qpos, targets, contact, moved, self.fps,
+                                                   ROOT_RATE)
             qpos = self.follow(qpos, targets, self.contacts(near, surface, schedule, SOFT), BALANCE_STEPS)
         return Plan(qpos, feet, turn, shift, targets.position - wanted, contact, surface, tilt, widened,
                     float(np.linalg.norm(moved, axis=1).max(initial=0.0)))

@@ -44,6 +44,7 @@ FIGURES = Metrics(10, 0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         (["bdy=myo_fullbody"], "unknown key 'bdy'.*did you mean 'body'"),
         (["--write-trajektory"], "unknown key 'write_trajektory'.*did you mean 'write_trajectory'"),
         ([], r"body is missing: give body=myo_fullbody\|myo_bimanual"),
+        (["fixes=knee_range", "body=myo_fullbody", "out=x"], "fixes=knee_range: no 'knee_range'.*did you mean knee_ranges"),
         (["body=fullbody", "out=x"], r"body=fullbody: choose myo_fullbody\|myo_bimanual; did you mean myo_fullbody"),
         (["body=myo_fullbody"], "out is missing: give out=DIR"),
         (["body=myo_fullbody", "out=x", "out=y"], r"out is given twice \(x and y\)"),

@@ -104,7 +104,7 @@ def turned_leg(capture: Capture, axis: int, angle: np.ndarray) -> Capture:
 
 
 def test_leg_that_passes_through_the_other_goes_around(walk: Capture) -> None:
-    """A right leg that is crossed before the left one and swings back through it is bridged; without the way back not."""
+    """A right leg that is crossed before the left one and swings back through it is bridged, not one that stays there."""
     legs = [limb for limb in LIMBS if limb.name.endswith("leg")]
     phase = np.linspace(0.0, np.pi, 80)
     crossed = turned_leg(walk, 1, -0.5 * np.sin(phase) ** 2)

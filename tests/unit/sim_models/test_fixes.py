@@ -41,6 +41,30 @@ def test_lat1_keeps_its_fibre_length() -> None:
         np.testing.assert_allclose(after - before, -0.11)
 
 
+def test_knee_ranges_hold_what_the_couplings_ask_for() -> None:
+    """Published, the knee drives joints out of their ranges; fixed, none, and no other range or default value changed."""
+    excess, ranges = {}, {}
+    for fixes in ((), ("knee_ranges",)):
+        body = load_body("myo_fullbody", fixes=fixes)
+        model, couplings, worst = body.model, body.couplings, 0.0
+        for side in "rl":
+            knee = model.joint(f"knee_angle_{side}")
+            qpos = np.zeros((2001, model.nq))
+            qpos[:, knee.qposadr[0]] = np.linspace(*knee.range, 2001)
+            mine = couplings.driver_qpos == knee.qposadr[0]
+            driven = [model.dof_jntid[dof] for dof in couplings.dependent_dof[mine]]
+            low, high = model.jnt_range[driven].T
+            values = couplings.values(qpos)[:, mine]
+            worst = max(worst, (low - values).max(), (values - high).max())
+        excess[fixes], ranges[fixes] = worst, model.jnt_range.copy()
+    assert excess[()] == pytest.approx(2.4e-4, abs=2e-5)
+    assert excess[("knee_ranges",)] < 1e-12
+    change = np.abs(ranges[("knee_ranges",)] - ranges[()])
+    names = {model.joint(j).name for j in np.flatnonzero(change.any(axis=1))}
+    assert change.max() < 3e-4
+    assert names and all(name.startswith("knee_angle_") and name.count("_") > 2 for name in names)
+
+
 def test_bad_fixes_are_named() -> None:
     with pytest.raises(BodyError, match=r"unknown fix 'lat1_lenght'.*did you mean 'lat1_length'"):
         load_body("myo_fullbody", fixes=["lat1_lenght"])

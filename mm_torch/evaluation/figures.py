@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from mm_torch.evaluation.tracker import ClipResult, Trace
@@ -94,6 +95,7 @@ def reward_terms(traces: Sequence[Trace], fps: float) -> np.ndarray:
     bottom.fill_between(seconds, alive, step="pre", color=GREY, alpha=0.5)
     top.set(ylim=(0, 1.02), ylabel="1 is the reference", title="Reward terms over time, mean of the clips still tracked")
     top.legend(fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0), frameon=False)
+    bottom.yaxis.set_major_locator(MaxNLocator(integer=True))
     bottom.set(xlabel="time since the start of the clip, s", ylabel="clips", ylim=(0, None))
     return _pixels(figure)
 

@@ -117,7 +117,7 @@ def _arm_figure(subject: Subject) -> str:
         return ""
     columns = 4
     drawing, axes = plt.subplots(-(-len(found) // columns), columns, figsize=(14, 2.8 * -(-len(found) // columns)),
-                                 layout="constrained", squeeze=False, sharex=True)
+                                 layout="constrained", squeeze=False)
     for axis in axes.flat[len(found):]:
         axis.axis("off")
     for axis, (known, (angle, arm)) in zip(axes.flat, found, strict=False):

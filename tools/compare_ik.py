@@ -4,8 +4,8 @@ Every capture is retargeted by our pipeline, then the same scaled targets are fo
 QP solver ``daqp``: position and orientation tasks with our weights, joint limits, the couplings as one equality task, the
 last frame as the first guess, steps until the norm of all task errors (m and rad) falls by less than 1e-3, ten at most:
 the rule of GMR, with which upstream retargets. Both run in this process on one thread. The plain solver knows neither
-smoothness nor floor, contacts or balance. One line a capture and one for all state milliseconds a frame and the root mean
-square distance from the targets of both, and the ratio of the times.
+smoothness nor floor, contacts or balance. One line a capture and one for all state processor time in ms a frame and the
+root mean square distance from the targets of both, and the ratio of the times.
 
 Keys: ``body`` (myo_fullbody), ``fps`` (100), ``frames`` (200: most frames of a capture, because the plain solver is slow).
 Needs the extra ``ik``: ``pip install -e '.[ik]'``. Exit status: 0 done, 2 a key or a capture cannot be used.
@@ -144,15 +144,15 @@ def compare(body: Embodiment, path: Path, fps: float, most: int) -> Row:
     if not isinstance(capture, Capture):
         raise CompareError(f"{path}: holds joint angles, for which there is nothing to solve; give a capture")
     solver = solver_for(body, fps)
-    start = time.perf_counter()
+    start = time.process_time()
     motion = retarget(body, capture.resample(fps), fps)
-    ours = time.perf_counter() - start
+    ours = time.process_time() - start
     few = motion.wanted.at(np.arange(min(most, len(motion.qpos))))
     plain = PlainSolver(body, few)
     guess = first_guess(solver.skeleton, few)[0]
-    start = time.perf_counter()
+    start = time.process_time()
     followed = plain.run(guess)
-    spent = time.perf_counter() - start
+    spent = time.process_time() - start
     rmse = [float(np.sqrt((fit_error(body, q, few.position) ** 2).mean())) for q in (motion.qpos[: len(followed)], followed)]
     return Row(path.stem, len(motion.qpos), 1e3 * ours / len(motion.qpos), 1e3 * spent / len(followed), *rmse)
 

@@ -158,8 +158,8 @@ def numbers(words: Iterable[str]) -> list[float]:
         ValueError: a word is no number, or one that no capture holds: not finite, or beyond ``LARGEST``.
     """
     values = [float(w) for w in words]
-    if wrong := [v for v in values if not abs(v) <= LARGEST]:
-        raise ValueError(f"{wrong[0]:g} is neither a length nor an angle")
+    if not (good := np.abs(values) <= LARGEST).all():
+        raise ValueError(f"{values[int(good.argmin())]:g} is neither a length nor an angle")
     return values
 
 

@@ -19,7 +19,7 @@ GRAVITY = 9.81
 DIRECTIONS = 180  # over which the hull of the contacts is seen; its distance is exact to 1.5e-4
 LIGHT = 0.2  # of the weight: with less on the floor the point is of no meaning
 KEEP, ROUGH = 4.0, 2e-6  # cost of the shift and of its third difference, relative to that of a distant point
-SHRINK = 0.6  # of the support's size: where the point is wanted
+SHRINK = 0.75  # of the support's size: where the point is wanted
 FARTHEST = 0.15  # m: farthest wish
 YAW_JOINT = "axial_rotation"
 

@@ -28,15 +28,21 @@ class Pose:
     qpos      positions, couplings satisfied                                             (F, Q)
     position  origins of the links                                                       (L, 3, F) m
     rotation  their orientations                                                         (L, 3, 3, F)
-    screw     angular velocity and velocity at the world's origin per unit speed of an   (C + 1, 6, F)
-              independent dof, for every set of dofs that it moves together; last: none
     ========= ========================================================================== =================
     """
 
     qpos: Tensor
     position: Tensor
     rotation: Tensor
-    screw: Tensor
+    kinematics: MotionKinematics
+
+    @cached_property
+    def screw(self) -> Tensor:
+        """(C + 1, 6, F) angular velocity and velocity at the world's origin per unit speed of an independent dof.
+
+        One for every set of dofs that it moves together; the last is none's. Computed where a Jacobian first needs it.
+        """
+        return self.kinematics.screws(self)
 
 
 # Consecutive dofs as (slice of all dofs, slice of the columns of a smaller matrix).
@@ -229,12 +235,14 @@ class MotionKinematics:
             mats.append(torch.stack([x * c + y * s, y * c - x * s, z], dim=2))
             places.append(place)
         rotation, position = torch.cat(mats), torch.cat(places)
-        return Pose(qpos, position, rotation, self._screws(qpos, position, rotation))
+        return Pose(qpos, position, rotation, self)
 
     def _identity(self, frames: int) -> Tensor:
         return torch.eye(3, dtype=torch.float64, device=self.device)[None, :, :, None].expand(1, 3, 3, frames)
 
-    def _screws(self, qpos: Tensor, position: Tensor, rotation: Tensor) -> Tensor:
+    def screws(self, pose: Pose) -> Tensor:
+        """Those of a pose."""
+        qpos, position, rotation = pose.qpos, pose.position, pose.rotation
         first = FREE + int(self.body.free_root)
         axis, at = rotation[first:, :, 2], position[first:]
         turn = axis * self._turns[:, :, None]

@@ -49,7 +49,7 @@ class Metrics:
     tendon_jump_motion_max the same over jumps beyond 5 % that are not the model's own: where the path of   1
                            a tendon flips, its length is discontinuous in the pose
     qvel_error             stored velocities against differences of the positions, over the largest     1
-    ms_per_frame           time of all stages but muscle activations and these figures                  ms
+    ms_per_frame           processor time of all stages but muscle activations and these figures        ms
     activation_ms_per_frame  time of the muscle activations                                             ms
     self_collision_max_m   deepest overlap over the model's contact pairs                               m
     zmp_outside_mean_m     zero-moment point outside the hull of the contacts, mean over loaded frames  m

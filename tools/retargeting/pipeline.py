@@ -54,12 +54,12 @@ def make_clip(body: Embodiment, path: Path, options: Options, name: str) -> tupl
         CaptureError: the file cannot be used.
     """
     solver_for(body, options.fps)  # made once per process, so no clip's time
-    start = time.perf_counter()
+    start = time.process_time()
     capture = read_capture(path, options)
     motion = retarget(body, capture.resample(options.fps), options.fps)
     error = fit_error(body, motion.qpos, motion.wanted.position)
     clip = Clip.from_qpos(body, motion.qpos, options.fps, provenance={}, fit_error=error, name=name)
-    spent = time.perf_counter() - start
+    spent = time.process_time() - start
     metrics = measure(
         body, motion.qpos, options.fps, wanted=motion.wanted.position, shifted=motion.targets.position,
         contact=motion.contact, tilt_deg=motion.tilt, widened_m=motion.widened, balance_shift_max_m=motion.balanced,

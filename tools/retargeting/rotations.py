@@ -30,7 +30,13 @@ def from_quaternion(wxyz: np.ndarray) -> np.ndarray:
 
 def about_axis(axis: int, angle: np.ndarray | float) -> np.ndarray:
     """Rotations (..., 3, 3) by ``angle`` (...,) rad about a coordinate axis (0, 1 or 2)."""
-    return exp(np.asarray(angle, dtype=float)[..., None] * np.eye(3)[axis])
+    cosine, sine = np.cos(angle), np.sin(angle)
+    i, j = (axis + 1) % 3, (axis + 2) % 3
+    out = np.zeros((*np.shape(angle), 3, 3))
+    out[..., axis, axis] = 1.0
+    out[..., i, i], out[..., j, j] = cosine, cosine
+    out[..., i, j], out[..., j, i] = -sine, sine
+    return out
 
 
 def between(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ test: .venv/test lint
 	$(BIN)/python -m pytest -q
 
 test-slow: .venv/test
-	$(BIN)/python -m pytest -q -m "slow and not gpu"
+	$(BIN)/python -m pytest -q -m "slow and not gpu" --durations=15
 
 test-gpu: .venv/test
 	$(BIN)/python -m pytest -q -m gpu

@@ -18,7 +18,7 @@ Sweep: training iterations at the paper's settings, with the time of each part, 
   memory_gb   worlds that would take more are left out; default 20
 Others:
   against     a git revision: its ratios and ours in turn, repeats= times (default 3)
-  myosuite    python of an environment with myosuite==3.0.0: its environment of that body, one process a core
+  myosuite    python of an environment with myosuite==3.0.0: its environment of that body, one process a core, and our ratios
   memory      worlds: predicted memory of the cuda profile on a GPU
   plot        picture of the history's newest sweeps
   history     file that every case is appended to, one JSON object a line; default runs/benchmarks.jsonl
@@ -63,7 +63,8 @@ def main(arguments: list[str]) -> None:
         names = ("against", "body", "num_envs", "rounds", "steps", "repeats")
         _report(against.against_revision(*(options[n] for n in names)), book)
     elif options["myosuite"]:
-        _report(against.against_myosuite(options["myosuite"], options["body"], options["seconds"]), book)
+        names = ("myosuite", "body", "seconds", "num_envs", "rounds", "steps")
+        _report(against.against_myosuite(*(options[n] for n in names)), book)
     elif options["memory"]:
         from tools.benchmarks.memory import predict
 

@@ -44,7 +44,7 @@ def against_revision(revision: str, body: str, num_envs: int, rounds: int, steps
     packed = subprocess.run(["git", "archive", revision], cwd=ROOT, capture_output=True)
     if packed.returncode:
         raise RecipeError(f"against={revision}: {packed.stderr.decode().strip()}; give a commit, tag or branch")
-    options = [f"body={body}", f"num_envs={num_envs}", f"rounds={rounds}", f"steps={steps}"]
+    options = _options(body, num_envs, rounds, steps)
     ours, theirs = [], []
     with tempfile.TemporaryDirectory() as folder:
         with tarfile.open(fileobj=io.BytesIO(packed.stdout)) as archive:
@@ -55,6 +55,10 @@ def against_revision(revision: str, body: str, num_envs: int, rounds: int, steps
     median = {name: statistics.median(run[name] for run in ours) for name in RATES}
     other = {f"other_{name}": statistics.median(run[name] for run in theirs) for name in RATES}
     return {"case": "against", "body": body, "num_envs": num_envs, "against": revision, **median, **other}
+
+
+def _options(body: str, num_envs: int, rounds: int, steps: int) -> list[str]:
+    return [f"body={body}", f"num_envs={num_envs}", f"rounds={rounds}", f"steps={steps}"]
 
 
 def _ratios(tree: Path, options: list[str]) -> dict[str, float]:
@@ -68,17 +72,20 @@ def _ratios(tree: Path, options: list[str]) -> dict[str, float]:
         return json.loads(result.read_text())
 
 
-def against_myosuite(python: str, body: str, seconds: float) -> dict[str, Any]:
-    """MyoSuite's environment of the nearest body with random actions, one world a process, one process a core.
+def against_myosuite(python: str, body: str, seconds: float, num_envs: int, rounds: int, steps: int) -> dict[str, Any]:
+    """MyoSuite's environment of the nearest body with random actions, one world a process, one process a core; then ours.
 
     Args:
         python: interpreter of an environment that holds MyoSuite 3 (``pip install myosuite==3.0.0``).
         body: name of the body.
         seconds: that each process steps.
+        num_envs: our worlds.
+        rounds: as ``ratios.run``.
+        steps: as ``ratios.run``.
 
     Returns:
         ``myosuite_env_steps_per_s`` and ``myosuite_raw_steps_per_s`` (plain ``mj_step`` of its model), summed over the
-        processes, and their ratio.
+        processes, and their ratio; ours as of ``ratios.run``.
 
     Raises:
         RecipeError: MyoSuite has no such body, or does not start.
@@ -99,8 +106,10 @@ def against_myosuite(python: str, body: str, seconds: float) -> dict[str, Any]:
                               "of an environment with myosuite==3.0.0")
         rows.append(json.loads(out.strip().splitlines()[-1]))
     env, raw = (sum(row[name] for row in rows) for name in ("env", "raw"))
+    ours = _ratios(ROOT, _options(body, num_envs, rounds, steps))
     return {
         "case": "myosuite", "body": body, "environment": MYOSUITE_ENVS[body], "processes": len(rows),
-        "myosuite_version": rows[0]["version"], "muscles": rows[0]["muscles"],
+        "myosuite_version": rows[0]["version"], "muscles": rows[0]["muscles"], "control_s": rows[0]["control_s"],
         "myosuite_env_steps_per_s": env, "myosuite_raw_steps_per_s": raw, "myosuite_env_ratio": env / raw,
+        "num_envs": num_envs, **{name: ours[name] for name in RATES},
     }

@@ -25,7 +25,7 @@ Settings:
 
 Example:
   python tools/refine_activations.py clips checkpoint=runs/walks/checkpoints/evolved.ckpt out=refined
-  python -m mm_torch.train recipe=fullbody_guided init_from=runs/walks/checkpoints/evolved.ckpt motions=refined
+  python -m mm_torch.evaluate checkpoint=runs/walks/checkpoints/evolved.ckpt motions=refined
 """
 
 from __future__ import annotations

@@ -74,4 +74,5 @@ class EpisodeStatistics:
 
     def clear(self) -> None:
         """Start the next iteration; episodes under way go on."""
-        self._sums.zero_(), self._clips.zero_()
+        self._sums.zero_()
+        self._clips.zero_()

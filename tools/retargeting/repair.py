@@ -193,6 +193,8 @@ def _apart(capture: Capture, first: Part, second: Part, step: int) -> tuple[Capt
     """
     for reach in np.maximum(np.round(REACHES * capture.fps).astype(int), 1):
         span = max(step - reach, -1), min(step + 1 + reach, len(capture.points))
+        if span == (-1, len(capture.points)):
+            break  # no frame is left to build on
         ways = [(part, _bridged(capture, {part.name: [span]})) for part in (first, second)]
         part, way = max(ways, key=lambda w: _room(w[1], first, second, span))
         if _room(way, first, second, span) > CLEAR:

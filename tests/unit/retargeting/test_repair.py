@@ -117,6 +117,17 @@ def test_leg_that_passes_through_the_other_goes_around(walk: Capture) -> None:
     assert 0.0 < mended.provenance["repaired_share"] < 0.9
 
 
+def test_limbs_that_cross_in_a_capture_of_a_few_frames_stay(walk: Capture) -> None:
+    """There is nothing to build a bridge on."""
+    legs = [limb for limb in LIMBS if limb.name.endswith("leg")]
+    crossed = turned_leg(walk, 1, np.full(80, -0.5))
+    through = turned_leg(crossed, 0, -1.0 * np.cos(np.linspace(0.0, np.pi, 80)))
+    step = int(crossings(through, *legs)[0])
+    few = replace(through, points=through.points[step - 1 : step + 3], segments=through.segments[step - 1 : step + 3])
+    assert len(crossings(few, *legs))
+    assert np.array_equal(repaired(few).points, few.points)
+
+
 def test_trunk_that_is_wrung_is_bridged(walk: Capture) -> None:
     """A trunk that turns by half a turn from the pelvis and back, slowly, is no motion: the frames beyond are bridged."""
     segments = walk.segments.copy()

@@ -58,7 +58,7 @@ class Clock:
 
 
 def prepare(body: str, words: list[str], substeps: int = SUBSTEPS) -> tuple[Recipe, Embodiment, ReferenceBank]:
-    """Recipe, body and bank of the built-in motions.
+    """Recipe without a search before PPO, body and bank of the built-in motions.
 
     Args:
         body: key of ``RECIPES``.
@@ -70,7 +70,7 @@ def prepare(body: str, words: list[str], substeps: int = SUBSTEPS) -> tuple[Reci
     """
     if body not in RECIPES:
         raise RecipeError(f"body={body}: choose from {', '.join(RECIPES)}")
-    recipe = load_recipe([f"recipe={RECIPES[body]}", *words], cuda_available=torch.cuda.is_available())
+    recipe = load_recipe([f"recipe={RECIPES[body]}", "evolution.steps=0", *words], cuda_available=torch.cuda.is_available())
     recipe = replace(recipe, total_steps=10**12)
     embodiment = replace(build.build_body(recipe), substeps=substeps)
     device = torch.device("cuda" if build.backend(recipe) == "warp" and torch.cuda.is_available() else "cpu")

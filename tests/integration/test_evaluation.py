@@ -82,6 +82,7 @@ def track(run: Path, conditions: Conditions = Conditions(), names: tuple[str, ..
 
 
 # -- the same every time ----------------------------------------------------------------------------------------------
+@pytest.mark.slow
 @pytest.mark.parametrize("varied", (False, True))
 def test_results_depend_on_nothing_beside_the_policy(held_run: Path, varied: bool) -> None:
     def under(worlds: int) -> Conditions:

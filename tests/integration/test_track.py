@@ -29,6 +29,7 @@ def _start_of(body: str, name: str, frames: int, folder: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_toy_tracks_its_library_and_writes_what_evaluate_writes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,6 +53,7 @@ def test_the_arms_follow_with_their_hands_and_weak_muscles_lose_it(tmp_path: Pat
     assert _track(tmp_path, "body=myo_bimanual", motions, "strength=right_arm:0.3")["hand_error"] > 0.006
 
 
+@pytest.mark.slow
 def test_the_body_stands(tmp_path: Path) -> None:
     summary = _track(tmp_path, "body=myo_fullbody", f"motions={_start_of('myo_fullbody', 'stand', 60, tmp_path)}")
     assert summary["frame_coverage"] == 1.0 and summary["root_position_error"] < 0.01

@@ -153,6 +153,7 @@ def test_a_measured_run_and_its_joint_angles(tmp_path: Path):
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
+@pytest.mark.slow
 def test_a_report_is_whole(tmp_path: Path, walk_file: Path):
     found = report(tmp_path, walk_file)
     page = (tmp_path / "report.html").read_text()
@@ -175,6 +176,7 @@ def test_a_clip_says_what_it_lacks_and_earlier_pictures_go(tmp_path: Path):
     assert not (tmp_path / "report_forces.png").exists() and "left out" in (tmp_path / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_several_files_have_a_row_each_and_one_of_all(tmp_path: Path, walk_file: Path):
     found = report(tmp_path, walk_file, LIBRARY / "walk.npz", LIBRARY / "walk_slow.npz", "joints=hip_flexion,knee_angle")
     rows = [row for row in found["agreement"] if row["quantity"] == "knee_angle"]

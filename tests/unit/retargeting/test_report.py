@@ -52,6 +52,7 @@ def read_csv(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+@pytest.mark.slow
 def test_page_and_tables(directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture):
     page = tmp_path / "r.html"
     assert motion_report.main([str(directory), f"out={page}", "strips=1"]) == 0

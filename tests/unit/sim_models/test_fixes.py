@@ -9,6 +9,7 @@ from sim_models.fixes import FIXES, PHANTOM_INERTIA, PHANTOMS
 from sim_models.registry import BodyError, load_body
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fix", FIXES)
 def test_a_fixed_body_is_told_from_the_published_one(fix: str) -> None:
     published, fixed = load_body("myo_fullbody"), load_body("myo_fullbody", fixes=[fix])

@@ -16,9 +16,7 @@ Settings:
       where the clips go
   worlds=128
       worlds that try
-  passes=1
-      searches of a clip; each begins with what the one before found, and tries half as far
-  window=16, horizon=32, rounds=1, elites=16, sigma=0.4, keep=0.8, memory=0.8, seed=0
+  window=16, horizon=32, elites=16, sigma=0.4, keep=0.8, memory=0.8, seed=0
       of the search: see mm_torch/evolution/beam.py
   threads=0
       CPU threads of the physics; 0: all cores
@@ -30,7 +28,6 @@ Example:
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import sys
 import time
@@ -51,16 +48,18 @@ from mm_torch.config.schema import Recipe
 from mm_torch.evaluation.job import load_agent, thresholds_of
 from mm_torch.evaluation.tracker import ClipResult, Tracker, evaluation_recipe
 from mm_torch.evolution.beam import Beam, BeamSettings, BeamWorlds, Window
+from mm_torch.hub.download import HubError
 from mm_torch.motion.bank import ReferenceBank, find_clips
-from mm_torch.motion.clip import Clip, MotionError, load_clip
+from mm_torch.motion.clip import Clip, MotionError, bind_to_body, load_clip
+from mm_torch.ppo.policy import Agent
 from mm_torch.sim.threads import apply, budget_threads
-from tools.retargeting.atomic import replacing
+from sim_models.embodiment import Embodiment
+from tools.retargeting.atomic import write_csv
 
 OPTIONS: dict[str, Any] = {
-    "checkpoint": "", "out": "", "worlds": 128, "passes": 1, "threads": 0, **asdict(BeamSettings()),
+    "checkpoint": "", "out": "", "worlds": 128, "threads": 0, **asdict(BeamSettings()),
 }
 SOLVED = ("foot_force", "foot_centre_of_pressure", "root_residual", "joint_residual", "saturation")
-SHRINK = 0.5  # of the offsets from one pass to the next
 COLUMNS = (
     "clip", "status", "reason", "frames", "length_before", "length", "relative_site_error_before", "relative_site_error",
     "root_position_error", "control_steps", "seconds",
@@ -78,24 +77,17 @@ class Source:
 
 
 class Refiner:
-    """Worlds for the search and a tracker that judges, on the clips of one bank.
+    """Worlds for the search and a tracker that judges, on the clips of one bank."""
 
-    Raises:
-        RecipeError: the checkpoint's policy does not act as the search needs.
-        CheckpointError, MotionError: a file cannot be used.
-    """
-
-    def __init__(self, options: dict[str, Any], sources: Sequence[Source]) -> None:
+    def __init__(self, options: dict[str, Any], recipe: Recipe, agent: Agent, sources: Sequence[Source]) -> None:
         budget = budget_threads(options["threads"] or None)
         apply(budget)
-        recipe, agent = load_agent(options["checkpoint"])
-        check(recipe, options)
         recipe = evaluation_recipe(recipe, None, thresholds_of(recipe))
         body = build.build_body(recipe)
         physics = build.build_physics(recipe, body, options["worlds"], budget.physics)
         self.bank = ReferenceBank.build(body, [source.clip for source in sources], physics.device)
         self.settings = BeamSettings(**{name: options[name] for name in asdict(BeamSettings())})
-        self.passes, self.muscles = options["passes"], body.muscle_names
+        self.muscles = body.muscle_names
         self.agent = agent.to(physics.device)
         self.worlds = BeamWorlds(physics, self.bank, recipe.task)
         self.tracker = Tracker(recipe, self.bank, budget.physics)
@@ -108,19 +100,14 @@ class Refiner:
         """Activations (F, M) of a clip, results before and after, control steps it took."""
         first = int(self.bank.offsets[number])
         act = self.bank.act[first : first + int(self.bank.lengths[number])]  # type: ignore[index]
-        before = best = self.judge(number)
-        steps = 0
-        for turn in range(self.passes):
-            beam = Beam(self.agent, self.worlds, replace(self.settings, sigma=self.settings.sigma * SHRINK**turn))
-            kept = act.clone()
-            act.copy_(beam.refine(number, tell)[0])
-            steps += beam.control_steps
-            found = self.judge(number)
-            if found.episode_return > best.episode_return:
-                best = found
-            else:
-                act.copy_(kept)
-        return act.cpu().numpy(), before, best, steps
+        before, kept = self.judge(number), act.clone()
+        beam = Beam(self.agent, self.worlds, self.settings)
+        act.copy_(beam.refine(number, tell)[0])
+        after = self.judge(number)
+        if after.episode_return <= before.episode_return:
+            act.copy_(kept)
+            after = before
+        return act.cpu().numpy(), before, after, beam.control_steps
 
 
 def check(recipe: Recipe, options: dict[str, Any]) -> None:
@@ -139,12 +126,17 @@ def check(recipe: Recipe, options: dict[str, Any]) -> None:
         raise RecipeError(f"elites={elites}: must lie between 1 and half of worlds={worlds}")
     if window < 1 or window % action.hold_steps:
         raise RecipeError(f"window={window}: must be a multiple of task.action.hold_steps={action.hold_steps}")
-    for key, low, high in (("sigma", 1e-6, 10.0), ("keep", 0.0, 1.0), ("memory", 0.0, 1.0), ("passes", 1, 20)):
+    if "ref_activation" in recipe.task.observation:
+        raise RecipeError(f"checkpoint={name}: its policy sees the activations that are searched for; use one "
+                          "without ref_activation in task.observation")
+    for key, low, high in (("horizon", window, 1000), ("sigma", 1e-6, 10.0), ("keep", 0.0, 1.0), ("memory", 0.0, 1.0)):
         if not low <= options[key] <= high:
             raise RecipeError(f"{key}={options[key]:g}: must lie between {low:g} and {high:g}")
 
 
-def sources(given: Sequence[Path], options: dict[str, Any]) -> tuple[list[Source], list[dict[str, Any]]]:
+def sources(
+    given: Sequence[Path], options: dict[str, Any], body: Embodiment
+) -> tuple[list[Source], list[dict[str, Any]]]:
     """Clips that are to be refined, and rows of those that need not or cannot be."""
     policy = hashlib.sha256(open_checkpoint(options["checkpoint"])[0].read_bytes()).hexdigest()
     settings = {k: v for k, v in sorted(options.items()) if k not in ("checkpoint", "out", "threads")}
@@ -153,7 +145,7 @@ def sources(given: Sequence[Path], options: dict[str, Any]) -> tuple[list[Source
         for path in find_clips(place):
             out = Path(options["out"]) / (path.relative_to(place) if place.is_dir() else path.name)
             try:
-                clip = usable(path)
+                clip = usable(path, body)
                 key = hashlib.sha256(path.read_bytes() + f"{policy}{settings}".encode()).hexdigest()
                 if out.exists() and load_clip(out).provenance.get("refined", {}).get("key") == key:
                     rows.append({"clip": str(path), "status": "left alone", "reason": f"{out} is up to date"})
@@ -164,27 +156,25 @@ def sources(given: Sequence[Path], options: dict[str, Any]) -> tuple[list[Source
     return wanted, rows
 
 
-def usable(path: Path) -> Clip:
+def usable(path: Path, body: Embodiment) -> Clip:
     """A clip that can be refined.
 
     Raises:
-        MotionError: it cannot be read, or has no activations.
+        MotionError: it cannot be read, is of another body or rate, or has no activations.
     """
     clip = load_clip(path)
     if not clip.act.size:
         raise MotionError(f"{path}: has no activations to begin with; add them with tools/solve_activations.py")
+    bind_to_body(clip, body)
+    if abs(clip.fps * body.control_dt - 1.0) > 1e-9:
+        raise MotionError(f"{path}: {clip.fps:g} frames a second, must be {1.0 / body.control_dt:g}; make it with "
+                          "tools/retarget.py")
     return clip
 
 
-def refined(source: Source, act: np.ndarray, muscles: Sequence[str], fps: float) -> Clip:
-    """The clip with other activations; what static optimisation said of forces belonged to its own and is left out.
-
-    Raises:
-        MotionError: its rate is not the controller's.
-    """
+def refined(source: Source, act: np.ndarray, muscles: Sequence[str]) -> Clip:
+    """The clip with other activations; what static optimisation said of forces belonged to its own and is left out."""
     clip = source.clip
-    if len(clip.qpos) != len(act):
-        raise MotionError(f"{source.path}: {clip.fps:g} frames a second, must be {fps:g}; make it with tools/retarget.py")
     empty = {name: np.zeros(0) for name in SOLVED}
     return replace(
         clip, act=act, muscle_names=tuple(muscles), foot_names=(), feasible=np.zeros(0, dtype=bool), **empty,
@@ -213,9 +203,11 @@ def main(arguments: list[str]) -> int:
         options = read_options([a for a in arguments if "=" in a], OPTIONS)
         if not given or not options["checkpoint"] or not options["out"]:
             raise RecipeError("python tools/refine_activations.py MOTIONS... checkpoint=CKPT out=DIR [key=value ...]")
-        wanted, rows = sources(given, options)
-        refiner = Refiner(options, wanted) if wanted else None
-    except (RecipeError, MotionError, CheckpointError) as error:
+        recipe, agent = load_agent(options["checkpoint"])
+        check(recipe, options)
+        wanted, rows = sources(given, options, build.build_body(recipe))
+        refiner = Refiner(options, recipe, agent, wanted) if wanted else None
+    except (RecipeError, MotionError, CheckpointError, HubError) as error:
         print(f"refine_activations: {error}", file=sys.stderr)
         return 2
     for row in rows:
@@ -225,7 +217,7 @@ def main(arguments: list[str]) -> int:
         row = {"clip": str(source.path)} | refine(refiner, source, number)
         rows.append(row)
         print(f"\r{row['clip']}  {line(row)}\033[K" if sys.stdout.isatty() else f"{row['clip']}  {line(row)}", flush=True)
-        write_table(Path(options["out"]) / "refined.csv", rows)
+        write_csv(Path(options["out"]) / "refined.csv", COLUMNS, rows)
     return int(any(row["status"] == "failed" for row in rows))
 
 
@@ -238,8 +230,8 @@ def refine(refiner: Refiner, source: Source, number: int) -> dict[str, Any]:
     start = time.perf_counter()
     try:
         act, before, after, steps = refiner(number, tell)
-        refined(source, act, refiner.muscles, refiner.bank.fps).save(source.out)
-    except (MotionError, OSError) as error:
+        refined(source, act, refiner.muscles).save(source.out)
+    except OSError as error:
         return {"status": "failed", "reason": " ".join(str(error).split())}
     return {
         "status": "ok", "frames": after.frames, "length_before": before.episode_length, "length": after.episode_length,
@@ -248,14 +240,6 @@ def refine(refiner: Refiner, source: Source, number: int) -> dict[str, Any]:
         "root_position_error": after.errors["root_position_error"], "control_steps": steps,
         "seconds": time.perf_counter() - start,
     }
-
-
-def write_table(path: Path, rows: Sequence[dict[str, Any]]) -> None:
-    """Write the rows as CSV, figures to six digits, atomically."""
-    with replacing(path, "w") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
 
 
 if __name__ == "__main__":

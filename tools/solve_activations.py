@@ -26,10 +26,9 @@ Examples:
 
 from __future__ import annotations
 
-import csv
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +44,7 @@ from mm_torch.motion.clip import Clip, MotionError, bind_to_body, load_clip
 from mm_torch.muscle.static import EFFORTS, LONGEST_SMOOTHING, ActivationSolution, solve_activations
 from sim_models.embodiment import Embodiment
 from sim_models.registry import load_body
-from tools.retargeting.atomic import replacing
+from tools.retargeting.atomic import write_csv
 
 OPTIONS = {"body": "", "effort": "square", "smoothness": 0.0, "force": False, "report": ""}
 COLUMNS = (
@@ -113,14 +112,6 @@ def line(row: Mapping[str, Any]) -> str:
     )
 
 
-def write_report(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the rows as CSV, figures to six digits, atomically."""
-    with replacing(path, "w") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()} for row in rows)
-
-
 def main(arguments: list[str]) -> int:
     """Solve all clips named on the command line; returns the exit code."""
     if {"-h", "--help"} & set(arguments):
@@ -148,7 +139,7 @@ def main(arguments: list[str]) -> int:
             row = {"status": "failed", "reason": " ".join(str(error).split())}
         rows.append({"clip": str(path)} | row)
         print(f"{path}  {line(row)}", file=sys.stderr if row["status"] == "failed" else sys.stdout, flush=True)
-        write_report(report, rows)
+        write_csv(report, COLUMNS, rows)
     return int(any(row["status"] == "failed" for row in rows))
 
 

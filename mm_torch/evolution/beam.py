@@ -9,6 +9,7 @@ in the loop, offsets of activations instead of target poses, and one window for 
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -22,8 +23,7 @@ from mm_torch.task.action import spread
 from mm_torch.task.context import StepContext
 from mm_torch.task.env import MimicEnv
 
-LEGS, TRUNK, REST = 1.0, 0.6, 0.3  # of the offsets' standard deviation, by group of joints (sim_models.reflexes.GROUPS)
-SHRINK = 0.5  # of the offsets from one round to the next
+SHARES = (1.0,) * 6 + (0.6, 0.3)  # of the standard deviation of the offsets, by group of joints: legs; trunk; the rest
 SIZE_COST = 0.02  # of an offset of one standard deviation
 LAST_COUNTS = 3.0  # weight of a trial's last control step against its first
 FALL_COST = 30.0  # of a control step on the ground
@@ -36,7 +36,6 @@ class BeamSettings:
     ======= ============================================================================
     window  control steps over which an offset stays; a multiple of the action's hold
     horizon control steps for which it is tried, at least the window
-    rounds  how often a window is tried, each time nearer to the best of the time before
     elites  worlds that the others go on from; at most half of the worlds
     sigma   standard deviation of the offsets of the legs, in the policy's unit
     keep    share of its offset that a world keeps from one window to the next
@@ -47,7 +46,6 @@ class BeamSettings:
 
     window: int = 16
     horizon: int = 32
-    rounds: int = 1
     elites: int = 16
     sigma: float = 0.4
     keep: float = 0.8
@@ -104,9 +102,8 @@ class Beam:
         assert agent.reflexes is not None and env.bank.act is not None
         self.agent, self.env, self.settings = agent, env, settings
         env.use_reflexes(agent.reflexes)
-        groups = agent.reflexes.groups
-        legs, trunk = groups < 6, groups == 6
-        self._spread = settings.sigma * torch.where(legs, LEGS, torch.where(trunk, TRUNK, REST)).to(env.device)
+        env.base = torch.zeros(*env.batch_size, env.physics.body.model.nu, device=env.device)
+        self._spread = settings.sigma * torch.tensor(SHARES, device=env.device)[agent.reflexes.groups]
         self.control_steps = 0
 
     @torch.no_grad()
@@ -121,31 +118,26 @@ class Beam:
             (F, M) half: the clip's own up to the first frame and after the last that was reached, and that frame.
         """
         env, settings, worlds = self.env, self.settings, len(self.env.clip)
-        generator = torch.Generator().manual_seed((settings.seed + 1) * 1_000_003 + clip)
+        seed = zlib.crc32(env.bank.names[clip].encode()) * 1000 + settings.seed  # whatever else is in the bank
+        generator = torch.Generator().manual_seed(seed)
         env.assign(torch.full_like(env.clip, clip), torch.zeros_like(env.frame))
         env.begin_episodes(torch.ones_like(env.clip, dtype=torch.bool))
         last, frame, trail = int(env.bank.lengths[clip]) - 1, 0, []
         offset, score = torch.zeros(worlds, len(self._spread), device=env.device), torch.zeros(worlds, device=env.device)
         rows = torch.arange(worlds, device=env.device)
         while frame < last:
-            begin, parents, before = env.simulation_state(), rows, settings.memory * score
-            offset = settings.keep * offset
-            for turn in range(settings.rounds):
-                noise = torch.randn(offset.shape, generator=generator).to(offset)
-                noise[: settings.elites] = 0.0  # the best also go on as they are
-                offset = offset + SHRINK**turn * self._spread * noise
-                trial = self._try(offset, last - frame)
-                score = before + trial.cost + SIZE_COST * (offset / self._spread).square().mean(dim=1)
-                score = torch.where(trial.fell | ~score.isfinite(), torch.inf, score)
-                best = score.argsort()[: settings.elites]
-                best = best[score[best].isfinite()]
-                if not len(best):
-                    return self._activations(clip, trail, frame, parents), frame
-                rows = best.repeat(-(-worlds // len(best)))[:worlds]
-                if turn < settings.rounds - 1:
-                    begin, offset, parents, before = _rows(begin, rows), offset[rows], parents[rows], before[rows]
-                    env.load_simulation_state(begin)
-            trail.append((frame, offset, parents))
+            noise = torch.randn(offset.shape, generator=generator).to(offset)
+            noise[: settings.elites] = 0.0  # the best also go on as they are
+            offset = settings.keep * offset + self._spread * noise
+            trial = self._try(offset, last - frame)
+            score = settings.memory * score + trial.cost + SIZE_COST * (offset / self._spread).square().mean(dim=1)
+            score = torch.where(trial.fell | ~score.isfinite(), torch.inf, score)
+            best = score.argsort()[: settings.elites]
+            best = best[score[best].isfinite()]
+            if not len(best):
+                break
+            trail.append((frame, offset, rows))
+            rows = best.repeat(-(-worlds // len(best)))[:worlds]
             frame = min(frame + settings.window, last)
             report(Window(frame, last, int(trial.fell.sum()), trial.error[best[0]].item()))
             env.load_simulation_state(_rows(trial.end, rows))
@@ -162,7 +154,7 @@ class Beam:
         for step in range(horizon):
             if step % hold == 0:
                 action = self.agent.mean_action(env.current_observation)
-            env.base = self._base(env.clip, env.frame + 1, offset)
+            env.base.copy_(self._base(env.clip, env.frame + 1, offset))  # in place: a CUDA graph reads it
             running = running & ~env.advance(action, running, observed=step % hold == hold - 1).terminated
             weight = 1.0 + (LAST_COUNTS - 1.0) * (step + 1) / horizon
             cost, weights = cost + weight * torch.where(running, deviation(env.context()), FALL_COST), weights + weight

@@ -15,8 +15,8 @@ from sim_models.registry import load_body
 from tests.unit.task.worlds import begin, library_clip, recipe
 
 WORDS = ("recipe=fullbody_generalist", "task.action.reflexes=true", "evolution.steps=0")
-SETTINGS = BeamSettings(window=8, horizon=12, rounds=2, elites=2)
-STEPS, WORLDS = 24, 16
+SETTINGS = BeamSettings(window=8, horizon=12, elites=2)
+STEPS, WORLDS = 24, 32
 
 
 def worlds(kind: type[MimicEnv], count: int, **limits: float) -> MimicEnv:

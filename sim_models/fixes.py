@@ -14,6 +14,8 @@ import numpy as np
 
 PHANTOMS = tuple(f"{name}_{side}" for name in ("clavphant", "scapphant", "humphant", "humphant1") for side in "rl")
 PHANTOM_INERTIA = 1e-4  # kg m^2, the least that the models' compiler lets through and what their other 1 g frames have
+SHOULDERS = tuple(f"{name}_{side}" for name in ("elv_angle", "shoulder_elv", "shoulder_rot") for side in "rl")
+SHOULDER_ARMATURE = 0.01  # kg m^2, as the models give hips, knees and elbows
 KNEES = ("knee_angle_r", "knee_angle_l")
 LAT1_SHIFT = -0.11  # m, see `_lat1_length`
 
@@ -32,11 +34,17 @@ class Fix:
 
 
 def _phantom_inertia(spec: mujoco.MjSpec) -> None:
+    """Replace the frames' inertia by the least, and the joints' that lived on it by the armature of the other large joints.
+
+    A hanging arm leaves hardly any inertia about ``elv_angle``: without armature the simulation becomes unstable there.
+    """
     for name in (*PHANTOMS, "thorax"):
         body = spec.body(name)
         if body is not None and body.mass < 0.01:
             body.inertia = [PHANTOM_INERTIA] * 3
             body.fullinertia = [float("nan")] * 6
+    for name in SHOULDERS:
+        spec.joint(name).armature = SHOULDER_ARMATURE
 
 
 def _long_thoracic(spec: mujoco.MjSpec) -> None:
@@ -72,7 +80,8 @@ def _knee_ranges(spec: mujoco.MjSpec) -> None:
 
 FIXES: dict[str, Fix] = {
     "phantom_inertia": Fix(
-        "1 g frames of the shoulder (and of the thorax) get the inertia of a small body in place of up to 1 kg m^2",
+        "1 g frames of the shoulder (and of the thorax) get the inertia of a small body in place of up to 1 kg m^2, shoulder "
+        "joints an armature",
         lambda spec: spec.body("clavphant_r"), _phantom_inertia),
     "long_thoracic_left": Fix(
         "the path of LTpT_T12_l is mirrored to the left side; published, it lies on the right",

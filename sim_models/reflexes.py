@@ -12,9 +12,10 @@ LEG = (("hip_flexion", "knee_angle", "ankle_angle"), ("hip_adduction", "hip_rota
 """Joints of a leg, without side: those that turn in the sagittal plane, and the others."""
 GROUPS = (
     ("hip_flexion",), ("hip_adduction",), ("hip_rotation",), ("knee_angle",), ("ankle_angle",), ("subtalar_angle",),
-    ("flex_extension", "lat_bending", "axial_rotation"),
+    ("flex_extension", "lat_bending", "axial_rotation"), ("elv_angle", "shoulder_elv", "shoulder_rot"),
+    ("elbow_flex", "pro_sup", "deviation", "flexion"),
 )
-"""Joints that share gains, without side; all others are one more group."""
+"""Joints that share gains, without side: of legs, trunk, arms; all others are one more group."""
 
 
 def leg_joints(body: Embodiment) -> np.ndarray | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sim_models.fixes import FIXES, PHANTOM_INERTIA, PHANTOMS
+from sim_models.fixes import FIXES, PHANTOM_INERTIA, PHANTOMS, SHOULDER_ARMATURE, SHOULDERS
 from sim_models.registry import BodyError, load_body
 
 
@@ -24,6 +24,9 @@ def test_phantoms_get_small_inertias_and_nothing_else_does() -> None:
                if not np.array_equal(fixed.body_inertia[b], published.body_inertia[b])}
     assert changed == {*PHANTOMS, "thorax"}
     assert fixed.body("clavphant_r").inertia == pytest.approx([PHANTOM_INERTIA] * 3)
+    stiffened = {fixed.joint(j).name for j in range(fixed.njnt) if fixed.joint(j).armature[0] != published.joint(j).armature[0]}
+    assert stiffened == set(SHOULDERS)
+    assert fixed.joint("elv_angle_r").armature[0] == SHOULDER_ARMATURE
 
 
 def test_left_path_is_the_mirror_image_of_the_right() -> None:

@@ -23,7 +23,7 @@ from mm_torch.task.action import spread
 from mm_torch.task.context import StepContext
 from mm_torch.task.env import MimicEnv
 
-SHARES = (1.0,) * 6 + (0.6, 0.3, 0.3, 0.3)  # of the standard deviation of the offsets, by group of joints: legs; trunk; arms; the rest
+SHARES = (1.0,) * 6 + (0.6, 0.3, 0.3, 0.3)  # of the standard deviation of the offsets, by group: legs; trunk; arms; rest
 SIZE_COST = 0.02  # of an offset of one standard deviation
 LAST_COUNTS = 3.0  # weight of a trial's last control step against its first
 FALL_COST = 30.0  # of a control step on the ground

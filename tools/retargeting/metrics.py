@@ -60,6 +60,7 @@ class Metrics:
     max_speed              fastest independent joint                                                    rad/s
     jerk_p95               95th percentile of the independent joints' jerk                              rad/s^3
     repaired_pct           captured frames in which a part was bridged (tools/retargeting/repair.py)   %
+    cut_pct                captured frames at the ends that were cut off, because they can only be guessed     %
     tilt_deg               tilt of the captured floor that was taken out                                deg
     widened_m              outward shift of each foot that was added                                    m
     balance_shift_max_m    largest shift of the pelvis that balance asked for                           m
@@ -105,6 +106,7 @@ class Metrics:
     max_speed: float = NAN
     jerk_p95: float = NAN
     repaired_pct: float = NAN
+    cut_pct: float = NAN
     tilt_deg: float = NAN
     widened_m: float = NAN
     balance_shift_max_m: float = NAN
@@ -166,7 +168,8 @@ def measure(
         wanted: (F, S, 3) m scaled targets.
         shifted: the same after corrections of step width and balance.
         contact: (F, K) labels of the parts of the soles.
-        given: figures to pass on (``repaired_pct``, ``tilt_deg``, ``widened_m``, ``balance_shift_max_m``, ``scale``).
+        given: figures to pass on (``repaired_pct``, ``cut_pct``, ``tilt_deg``, ``widened_m``, ``balance_shift_max_m``,
+            ``scale``).
     """
     per_site = np.sqrt((fit_error(body, qpos, wanted) ** 2).mean(axis=0))
     worst = int(per_site.argmax())

@@ -97,6 +97,8 @@ FIGURES = (
     Figure("jerk_p95", "joint jerk, 95 %, rad/s\N{SUPERSCRIPT THREE}", 1.0,
            lambda c: float(np.percentile(c.jerk, 95)) if c.jerk.size else NAN),
     _given("elevation_min_rad", "least shoulder elevation, rad", least=True),
+    _given("gimbal_range_rad", "plane of elevation, turn in 1 s, rad"),
+    _given("gimbal_p95_nm", "moment about it, 95 %, Nm"),
     _given("trunk_yaw_max_nm", "trunk yaw moment, Nm"),
     _given("tilt_deg", "floor tilt taken out, \N{DEGREE SIGN}"),
     _given("widened_m", "feet moved outwards, mm", 1e3),

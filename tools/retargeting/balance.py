@@ -21,7 +21,7 @@ LIGHT = 0.2  # of the weight: with less on the floor the point is of no meaning
 KEEP, ROUGH = 4.0, 2e-6  # cost of the shift and of its third difference, relative to that of a distant point
 SHRINK = 0.75  # of the support's size: where the point is wanted
 FARTHEST = 0.15  # m: farthest wish
-YAW_JOINT = "axial_rotation"
+YAW_JOINT, PLANES = "axial_rotation", ("elv_angle_r", "elv_angle_l")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,18 +32,21 @@ class Dynamics:
     point  zero-moment point on the floor z = 0                         (F, 2) m
     load   vertical force over the weight                               (F,)
     height centre of mass above the floor                               (F,) m
-    yaw    moment about the trunk's axis of rotation; empty: no joint   (F,) Nm
     ====== ============================================================ =========
     """
 
     point: np.ndarray
     load: np.ndarray
     height: np.ndarray
-    yaw: np.ndarray
 
 
 def dynamics(body: Embodiment, qpos: np.ndarray, fps: float) -> Dynamics:
-    """Inverse dynamics of a motion (F, Q) on a free root, external forces at the root only.
+    """What a motion (F, Q) on a free root asks for, external forces at the root only."""
+    return at_the_root(body, qpos, *inverse_dynamics(body, qpos, fps))
+
+
+def inverse_dynamics(body: Embodiment, qpos: np.ndarray, fps: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Generalised force (F, V) of a motion, its centre of mass (F, 3) m and rotation of the first joint's body (F, 3, 3).
 
     Source: recursive Newton-Euler of MuJoCo; velocities and accelerations by central differences.
     """
@@ -58,23 +61,38 @@ def dynamics(body: Embodiment, qpos: np.ndarray, fps: float) -> Dynamics:
         mujoco.mj_comVel(model, data)
         mujoco.mj_rne(model, data, 1, force[f])
         com[f], turn[f] = data.subtree_com[0], data.xmat[model.jnt_bodyid[0]]
-    return _read(body, qpos, force, com, turn.reshape(-1, 3, 3))
+    return force, com, turn.reshape(-1, 3, 3)
 
 
-def _read(body: Embodiment, qpos: np.ndarray, force: np.ndarray, com: np.ndarray, turn: np.ndarray) -> Dynamics:
+def joint_moment(body: Embodiment, qpos: np.ndarray, force: np.ndarray, joint: str) -> np.ndarray:
+    """(F,) Nm about an independent joint of generalised forces (F, V), coupled joints included."""
+    dof = int(body.model.joint(joint).dofadr[0])
+    driven = body.couplings.driver_dof == dof
+    slopes = body.couplings.slopes(qpos)[:, driven]
+    return force[:, dof] + (slopes * force[:, body.couplings.dependent_dof[driven]]).sum(axis=1)
+
+
+def inertia_about(body: Embodiment, joint: str) -> float:
+    """Inertia in kg m^2 about an independent joint in the neutral pose, coupled joints moving along."""
+    model, data = body.model, mujoco.MjData(body.model)
+    data.qpos[:] = body.neutral_qpos
+    mujoco.mj_forward(model, data)
+    inertia = np.empty((model.nv, model.nv))
+    mujoco.mj_fullM(model, data, inertia)
+    dof = int(model.joint(joint).dofadr[0])
+    along = body.couplings.jacobian(body.neutral_qpos)[:, np.searchsorted(body.couplings.independent_dof, dof)]
+    return float(along @ inertia @ along)
+
+
+def at_the_root(body: Embodiment, qpos: np.ndarray, force: np.ndarray, com: np.ndarray, turn: np.ndarray) -> Dynamics:
+    """What the forces of ``inverse_dynamics`` ask for at a free root."""
     push, moment = force[:, :3], np.einsum("fij,fj->fi", turn, force[:, 3:6])
     weight = float(body.model.body_mass.sum()) * GRAVITY
     up = np.where(np.abs(push[:, 2]) < 1e-3 * weight, 1e-3 * weight, push[:, 2])
     root = qpos[:, :3]
     x = root[:, 0] - (moment[:, 1] + root[:, 2] * push[:, 0]) / up
     y = root[:, 1] - (root[:, 2] * push[:, 1] - moment[:, 0]) / up
-    yaw = np.zeros(0)
-    if YAW_JOINT in body.joint_names:
-        dof = int(body.model.joint(YAW_JOINT).dofadr[0])
-        driven = body.couplings.driver_dof == dof
-        slopes = body.couplings.slopes(qpos)[:, driven]
-        yaw = force[:, dof] + (slopes * force[:, body.couplings.dependent_dof[driven]]).sum(axis=1)
-    return Dynamics(np.stack([x, y], axis=1), push[:, 2] / weight, com[:, 2], yaw)
+    return Dynamics(np.stack([x, y], axis=1), push[:, 2] / weight, com[:, 2])
 
 
 def outside(point: np.ndarray, corners: np.ndarray, valid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -54,10 +54,13 @@ class Metrics:
     self_collision_max_m   deepest overlap over the model's contact pairs                               m
     zmp_outside_mean_m     zero-moment point outside the hull of the contacts, mean over loaded frames  m
     elevation_min_rad      smallest elevation of a shoulder                                             rad
+    gimbal_range_rad       largest turn of a plane of elevation (``elv_angle``) within a second         rad
+    gimbal_p95_nm          moment about a plane of elevation, 95th percentile                           Nm
     trunk_yaw_max_nm       largest moment about the trunk's axis of rotation                            Nm
     max_speed              fastest independent joint                                                    rad/s
     jerk_p95               95th percentile of the independent joints' jerk                              rad/s^3
     repaired_pct           captured frames in which a part was bridged (tools/retargeting/repair.py)   %
+    cut_pct                captured frames at the ends that were cut off, because they can only be guessed     %
     tilt_deg               tilt of the captured floor that was taken out                                deg
     widened_m              outward shift of each foot that was added                                    m
     balance_shift_max_m    largest shift of the pelvis that balance asked for                           m
@@ -97,10 +100,13 @@ class Metrics:
     self_collision_max_m: float = NAN
     zmp_outside_mean_m: float = NAN
     elevation_min_rad: float = NAN
+    gimbal_range_rad: float = NAN
+    gimbal_p95_nm: float = NAN
     trunk_yaw_max_nm: float = NAN
     max_speed: float = NAN
     jerk_p95: float = NAN
     repaired_pct: float = NAN
+    cut_pct: float = NAN
     tilt_deg: float = NAN
     widened_m: float = NAN
     balance_shift_max_m: float = NAN
@@ -162,10 +168,12 @@ def measure(
         wanted: (F, S, 3) m scaled targets.
         shifted: the same after corrections of step width and balance.
         contact: (F, K) labels of the parts of the soles.
-        given: figures to pass on (``repaired_pct``, ``tilt_deg``, ``widened_m``, ``balance_shift_max_m``, ``scale``).
+        given: figures to pass on (``repaired_pct``, ``cut_pct``, ``tilt_deg``, ``widened_m``, ``balance_shift_max_m``,
+            ``scale``).
     """
     per_site = np.sqrt((fit_error(body, qpos, wanted) ** 2).mean(axis=0))
     worst = int(per_site.argmax())
+    inverse = balance.inverse_dynamics(body, qpos, fps)
     after = per_site if shifted is None else np.sqrt((fit_error(body, qpos, shifted) ** 2).mean(axis=0))
     return Metrics(
         frames=len(qpos),
@@ -177,7 +185,8 @@ def measure(
         **limits(body, qpos),
         **touching(body, qpos),
         **speeds(body, qpos, fps),
-        **(_on_the_floor(body, qpos, fps, contact) if body.free_root else
+        **moments(body, qpos, fps, inverse[0]),
+        **(_on_the_floor(body, qpos, fps, balance.at_the_root(body, qpos, *inverse), contact) if body.free_root else
            {"float_max_m": 0.0, "slip_median": 0.0, "slip_p95": 0.0}),
         **given,
     )
@@ -297,7 +306,24 @@ def speeds(body: Embodiment, qpos: np.ndarray, fps: float) -> dict[str, float]:
     }
 
 
-def _on_the_floor(body: Embodiment, qpos: np.ndarray, fps: float, contact: np.ndarray | None) -> dict[str, float]:
+def moments(body: Embodiment, qpos: np.ndarray, fps: float, force: np.ndarray) -> dict[str, float]:
+    """What forces (F, V) ask of muscles about the trunk and the shoulders' planes of elevation; how far the planes turn."""
+    about = {name: np.abs(balance.joint_moment(body, qpos, force, name))
+             for name in (balance.YAW_JOINT, *balance.PLANES) if name in body.joint_names}
+    planes = [name for name in balance.PLANES if name in about]
+    angle = qpos[:, [body.model.joint(name).qposadr[0] for name in planes]]
+    second = min(round(fps), len(qpos) - 1) + 1
+    turned = np.ptp(np.lib.stride_tricks.sliding_window_view(angle, second, axis=0), axis=-1)
+    return {
+        "trunk_yaw_max_nm": float(about[balance.YAW_JOINT].max()) if balance.YAW_JOINT in about else NAN,
+        "gimbal_range_rad": float(turned.max()) if planes else NAN,
+        "gimbal_p95_nm": float(np.percentile([about[name] for name in planes], 95)) if planes else NAN,
+    }
+
+
+def _on_the_floor(
+    body: Embodiment, qpos: np.ndarray, fps: float, motion: balance.Dynamics, contact: np.ndarray | None
+) -> dict[str, float]:
     kinematics = kinematics_of(body)
     surface = floor_surface(kinematics, np.zeros(0, dtype=int))
     pose = kinematics.pose(kinematics.tensor(qpos))
@@ -307,13 +333,11 @@ def _on_the_floor(body: Embodiment, qpos: np.ndarray, fps: float, contact: np.nd
     held = np.zeros_like(near) if contact is None else contact.copy()
     held[1:] &= held[:-1].copy()  # speeds are differences over three frames, which the contact has to span
     held[:-1] &= held[1:].copy()
-    motion = balance.dynamics(body, qpos, fps)
     out = {
         "float_max_m": max(0.0, float(low.min())),
         "slip_median": float(np.median(speed[held])) if held.any() else NAN,
         "slip_p95": float(np.percentile(speed[held], 95)) if held.any() else NAN,
         "slip_touching_p95": float(np.percentile(speed[near], 95)) if near.any() else NAN,
-        "trunk_yaw_max_nm": float(np.abs(motion.yaw).max()) if motion.yaw.size else NAN,
     }
     if contact is not None:
         corners, valid = support(surface, pose, contact)

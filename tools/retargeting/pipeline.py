@@ -64,6 +64,7 @@ def make_clip(body: Embodiment, path: Path, options: Options, name: str) -> tupl
         body, motion.qpos, options.fps, wanted=motion.wanted.position, shifted=motion.targets.position,
         contact=motion.contact, tilt_deg=motion.tilt, widened_m=motion.widened, balance_shift_max_m=motion.balanced,
         scale=motion.targets.scale, repaired_pct=100.0 * capture.provenance.get("repaired_share", 0.0),
+        cut_pct=_cut_pct(capture),
     )
     provenance = dict(capture.provenance) | {
         "file": path.name, "fps_in": capture.fps, "tool": "tools/retarget.py", "model_hash": body.model_hash,
@@ -77,6 +78,11 @@ def make_clip(body: Embodiment, path: Path, options: Options, name: str) -> tupl
         spent = time.perf_counter() - start
         metrics = replace(metrics, **figures(solution), activation_ms_per_frame=1e3 * spent / len(motion.qpos))
     return clip, metrics
+
+
+def _cut_pct(capture: Capture | JointMotion) -> float:
+    cut = sum(capture.provenance.get("cut", ()))
+    return 100.0 * cut / (round(capture.duration * capture.fps) + 1 + cut)
 
 
 def retarget(body: Embodiment, capture: Capture | JointMotion, fps: float) -> Motion:

@@ -24,6 +24,7 @@ JOIN = 0.1  # s: what lies between two leaps that are closer is as wrong as they
 BRIDGE = 15.0  # rad/s: a bridge turns no faster, and reaches farther where it would
 # m: limbs have passed through each other where the line between their axes turns round in a step and is shorter than that
 NEAR = 0.1
+LEAST_LEFT = 0.5  # least share of a capture that is left where broken ends are cut off
 CLEAR, REACHES = 0.08, np.arange(0.02, 0.42, 0.02)  # m: room that a bridge leaves; s: how far it may reach to either side
 
 LIMB_POINTS = (("hip", "knee", "ankle", "toes"), ("shoulder", "elbow", "wrist"))
@@ -96,10 +97,17 @@ def _parent(segments: np.ndarray, part: Part) -> np.ndarray:
 def repaired(capture: Capture) -> Capture:
     """The capture with impossible frames bridged; joints keep their distances, and the pelvis its path.
 
-    ``provenance["repaired"]`` counts the frames by part, ``provenance["repaired_share"]`` is their share of all frames.
+    Frames at the ends that have good ones on one side only are cut off, unless that would take half of the capture: then
+    they hold the good ones' posture. ``provenance["cut"]`` says how many at the start and at the end.
+    ``provenance["repaired"]`` counts the bridged frames by part, ``provenance["repaired_share"]`` is their share of all.
     """
     wrong, local = twisted(capture), {part.name: _Local.of(capture, part) for part in PARTS}
     spans = {part.name: impossible(local[part.name], part, capture.fps, wrong) for part in PARTS}
+    first, last = _bridgeable(spans, len(capture.points))
+    if LEAST_LEFT * len(capture.points) <= last + 1 - first < len(capture.points):
+        inner = repaired(capture.part(first, last + 1))
+        start, end = inner.provenance.get("cut", (0, 0))
+        return inner.noting(cut=(start + first, end + len(capture.points) - 1 - last))
     repair = _bridged(capture, spans)
     for first, second in combinations(LIMBS, 2):
         for step in crossings(repair, first, second):
@@ -110,6 +118,12 @@ def repaired(capture: Capture) -> Capture:
         return capture
     return repair.noting(repaired={name: len(frames) for name, frames in touched.items()},
                          repaired_share=len(set().union(*touched.values())) / len(capture.points))
+
+
+def _bridgeable(spans: Spans, frames: int) -> tuple[int, int]:
+    """First and last of F frames that no span reaches from beyond an end."""
+    every = [span for found in spans.values() for span in found]
+    return max((b for a, b in every if a < 0), default=0), min((a for a, b in every if b == frames), default=frames - 1)
 
 
 def _bridged(capture: Capture, spans: Spans) -> Capture:

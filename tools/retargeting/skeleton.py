@@ -58,7 +58,11 @@ class Capture:
 
     def drop(self, frames: int) -> Capture:
         """The capture without its first frames."""
-        return replace(self, points=self.points[frames:], segments=self.segments[frames:], lead_in=0)
+        return replace(self.part(frames, len(self.points)), lead_in=0)
+
+    def part(self, start: int, stop: int) -> Capture:
+        """The capture's frames ``start`` to ``stop - 1``."""
+        return replace(self, points=self.points[start:stop], segments=self.segments[start:stop])
 
     def noting(self, **notes: object) -> Capture:
         """The capture with further notes on its provenance."""

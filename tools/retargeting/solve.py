@@ -124,11 +124,20 @@ Term = Callable[[Pose, Normal], None]
 
 @dataclass(frozen=True)
 class Smoothness:
-    """Cut-off frequency in Hz and frame rate in Hz of the acceleration penalty; slower dofs by column: Hz."""
+    """The acceleration penalty.
+
+    ====== =============================================================================== ==============
+    cutoff frequency up to which dofs follow the data                                      Hz
+    fps    frame rate                                                                      Hz
+    slower lower cut-offs by column                                                        Hz
+    cost   by column, what an acceleration costs at least, however little the data hold    m s^2 / rad
+    ====== =============================================================================== ==============
+    """
 
     cutoff: float
     fps: float
     slower: dict[int, float] = field(default_factory=dict)
+    cost: dict[int, float] = field(default_factory=dict)
 
     def weights(self, normal: Normal) -> Tensor:
         """(D,) weights ``k_d`` from the normal equations of the data."""
@@ -137,7 +146,11 @@ class Smoothness:
         for column, value in self.slower.items():
             if normal.window.start <= column < normal.window.stop:
                 cutoff[column - normal.window.start] = min(value, self.cutoff)
-        return stiffness / (2.0 * torch.pi * cutoff / self.fps) ** 4
+        weights = stiffness / (2.0 * torch.pi * cutoff / self.fps) ** 4
+        for column, value in self.cost.items():
+            if normal.window.start <= column < normal.window.stop:
+                weights[column - normal.window.start].clamp_(min=(value * self.fps**2) ** 2)
+        return weights
 
 
 def solve(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from sim_models.embodiment import Embodiment
 from tools.retargeting import ground, rotations
+from tools.retargeting.balance import PLANES, inertia_about
 from tools.retargeting.collision import Candidates, SelfCollision
 from tools.retargeting.contact import REACH, CollisionTerm, ContactTerm, Schedule, SpeedTerm, Stiffness
 from tools.retargeting.corrections import (
@@ -36,6 +37,9 @@ COARSE, FINE = 8.0, 6.0  # Hz: cut-off of the first stage and of the result
 # Hz: cut-off of the pelvis and of the trunk, whose muscles are weak for their inertia. Their jitter, not that of the
 # limbs, is what moves the zero-moment point.
 ROOT_RATE, SLOW_JOINTS = 4.0, {"axial_rotation": 3.0, "flex_extension": 3.0, "lat_bending": 3.0}
+# m / Nm: what moments about the planes of elevation cost. A hanging arm hardly shows its plane, which swings by half a turn
+# from stride to stride, and the published bodies give it 1 kg m^2 of phantom inertia: muscles have some 20 Nm for it.
+MOMENT_COST = 2e-3
 COARSE_STEPS, FOLLOW_STEPS, CONTACT_STEPS, BALANCE_STEPS, FINAL_STEPS = 10, 2, 4, 1, 4
 PASSES = 3  # of carrying on contacts and of balance, each seen in what the one before made of the motion
 TOLERANCE = 1e-3
@@ -145,6 +149,10 @@ class Solver:
             column[int(body.model.joint(name).dofadr[0])]: rate
             for name, rate in SLOW_JOINTS.items() if name in body.joint_names
         }
+        self.cost = {
+            column[int(body.model.joint(name).dofadr[0])]: MOMENT_COST * inertia_about(body, name)
+            for name in PLANES if name in body.joint_names
+        }
 
     def run(self, targets: Targets, guess: np.ndarray | None, outward: np.ndarray, balanced: bool = True) -> Motion:
         """Motion after targets.
@@ -215,7 +223,7 @@ class Solver:
         self, qpos: Tensor, targets: Targets, terms: list[Term], steps: int, window: slice | None = None
     ) -> Tensor:
         """Motion (F, Q) that follows targets and terms, starting close to it; only dofs in the window change."""
-        smooth = Smoothness(FINE, self.fps, self.slow)
+        smooth = Smoothness(FINE, self.fps, self.slow, self.cost)
         every = [TargetTerm(self.kinematics, targets), *terms, SpeedTerm(self.kinematics, FASTEST, SPEED_WEIGHT, self.fps)]
         return solve(self.kinematics, qpos, every, smooth, steps, TOLERANCE, 1e-3, window)
 
@@ -229,7 +237,7 @@ class Solver:
         stride = self._stride(frames, COARSE_RATE)
         few = targets.at(np.arange(0, frames, stride))
         start = self.kinematics.tensor(first_guess(self.skeleton, few))
-        smooth = Smoothness(COARSE, self.fps / stride)
+        smooth = Smoothness(COARSE, self.fps / stride, cost=self.cost)
         qpos = solve(self.kinematics, start, [TargetTerm(self.kinematics, few)], smooth, COARSE_STEPS, TOLERANCE)
         return self.fill(qpos, frames, stride)
 

@@ -16,6 +16,9 @@ from tools.retargeting.balance import (
     Dynamics,
     before_smoothing,
     dynamics,
+    inertia_about,
+    inverse_dynamics,
+    joint_moment,
     outside,
     shift,
     solve_banded,
@@ -94,7 +97,7 @@ def test_banded_systems_equal_dense_ones():
 
 def test_the_shift_is_the_least_squares_solution():
     rng, frames = np.random.default_rng(0), 80
-    motion = Dynamics(0.1 * rng.normal(size=(frames, 2)), np.ones(frames), 0.9 + 0.01 * rng.normal(size=frames), np.zeros(0))
+    motion = Dynamics(0.1 * rng.normal(size=(frames, 2)), np.ones(frames), 0.9 + 0.01 * rng.normal(size=frames))
     corners, valid = 0.1 * rng.normal(size=(frames, 6, 2)), rng.random((frames, 6)) > 0.3
     valid[30:34] = False
     before = 0.01 * rng.normal(size=(frames, 2))
@@ -135,7 +138,7 @@ def test_a_point_beside_the_feet_comes_over_them():
     valid, inner, moved = np.ones((frames, 4), dtype=bool), slice(60, -60), np.zeros((frames, 2))
     first = np.maximum(outside(point(sway), corners, valid)[0], 0.0)[inner].mean()
     for _ in range(3):
-        motion = Dynamics(point(sway + moved), np.ones(frames), height, np.zeros(0))
+        motion = Dynamics(point(sway + moved), np.ones(frames), height)
         moved = moved + shift(motion, corners, valid, FPS, moved)
     last = np.maximum(outside(point(sway + moved), corners, valid)[0], 0.0)[inner].mean()
     assert first > 0.05 and last < 0.1 * first
@@ -143,7 +146,39 @@ def test_a_point_beside_the_feet_comes_over_them():
 
 
 def test_flight_and_short_motions_ask_for_nothing():
-    motion = Dynamics(np.ones((40, 2)), np.zeros(40), np.ones(40), np.zeros(0))
+    motion = Dynamics(np.ones((40, 2)), np.zeros(40), np.ones(40))
     assert not shift(motion, np.zeros((40, 2, 2)), np.ones((40, 2), dtype=bool), FPS).any()
-    short = Dynamics(np.ones((4, 2)), np.ones(4), np.ones(4), np.zeros(0))
+    short = Dynamics(np.ones((4, 2)), np.ones(4), np.ones(4))
     assert not shift(short, np.zeros((4, 2, 2)), np.ones((4, 2), dtype=bool), FPS).any()
+
+
+@pytest.mark.parametrize("joint", ["elv_angle_r", "shoulder_elv_l"])
+def test_the_moment_about_a_joint_does_the_work_of_the_motion(joint: str):
+    body = load_body("myo_bimanual")
+    time = np.arange(200) / FPS
+    qpos = np.tile(body.neutral_qpos, (len(time), 1))
+    for name, angle in (("shoulder_elv_r", 0.8), ("shoulder_elv_l", 0.8), ("elbow_flex_r", 1.0)):
+        qpos[:, body.model.joint(name).qposadr[0]] = angle
+    address = body.model.joint(joint).qposadr[0]
+    qpos[:, address] += 0.5 * np.sin(4.0 * time)
+    qpos = body.couplings.enforce(qpos)
+    power = joint_moment(body, qpos, inverse_dynamics(body, qpos, FPS)[0], joint) * np.gradient(qpos[:, address], 1.0 / FPS)
+    model, data, energy = body.model, mujoco.MjData(body.model), []
+    model.opt.enableflags |= mujoco.mjtEnableBit.mjENBL_ENERGY
+    for position, velocity in zip(qpos, reference_velocity(body, qpos, 1.0 / FPS), strict=True):
+        data.qpos[:], data.qvel[:] = position, velocity
+        mujoco.mj_forward(model, data)
+        springs = 0.5 * (model.jnt_stiffness * (position - model.qpos_spring) ** 2).sum()
+        energy.append(data.energy.sum() - springs - _tendon_energy(model, data))
+    np.testing.assert_allclose(power[3:-3], np.gradient(energy, 1.0 / FPS)[3:-3], atol=0.02 * np.abs(power).max())
+
+
+def _tendon_energy(model: mujoco.MjModel, data: mujoco.MjData) -> float:
+    low, high = model.tendon_lengthspring.T
+    beyond = np.maximum(data.ten_length - high, 0.0) + np.minimum(data.ten_length - low, 0.0)
+    return float(0.5 * (model.tendon_stiffness * beyond**2).sum())
+
+
+def test_phantom_inertia_is_what_a_hanging_arm_has_about_its_plane():
+    assert inertia_about(load_body("myo_fullbody"), "elv_angle_r") == pytest.approx(1.0, abs=0.01)
+    assert inertia_about(load_body("myo_fullbody", fixes=("phantom_inertia",)), "elv_angle_r") < 1e-3

@@ -204,6 +204,24 @@ def test_no_coupled_joint_is_out_of_range_at_the_ends_of_its_drivers_range(body:
     assert least[0] == pytest.approx(ELEVATION_FLOOR)
 
 
+def test_the_cost_of_an_acceleration_calms_a_hanging_arms_plane(body: Embodiment):
+    kinematics, fps, frames = limited_kinematics(body), 50.0, 60
+    qpos = np.tile(body.neutral_qpos, (frames, 1))
+    plane = body.model.joint("elv_angle_l").qposadr[0]
+    qpos[:, body.model.joint("shoulder_elv_l").qposadr[0]] = 0.15
+    qpos[:, plane] = 1.2 * np.sin(2.0 * np.pi * 1.5 * np.arange(frames) / fps)
+    truth = kinematics.enforce(kinematics.tensor(qpos))
+    targets = _own_targets(kinematics, truth)
+    column = int(kinematics.column_of_dof[body.model.joint("elv_angle_l").dofadr[0]])
+    fastest, error = [], []
+    for cost in ({}, {column: 2e-3}):
+        found = solve(kinematics, truth, [TargetTerm(kinematics, targets)], Smoothness(20.0, fps, cost=cost), 10)
+        fastest.append(np.abs(np.diff(found[:, plane].numpy(), n=2)).max() * fps**2)
+        error.append(fit_error(body, found.numpy(), targets.position).max())
+    assert fastest[0] > 60.0 and fastest[1] < 0.3 * fastest[0], fastest
+    assert error[1] < error[0] + 0.025, error
+
+
 def _t_pose(body: Embodiment, frames: int = 12) -> tuple[Capture, np.ndarray]:
     """A capture of the body's own T-pose, and where its sites are (S, 3) m."""
     skeleton, qpos = Skeleton(body), body.neutral_qpos.copy()

@@ -46,5 +46,5 @@ def test_a_run_resumes(tmp_path: Path) -> None:
 
 
 def test_training_learns(tmp_path: Path) -> None:
-    rows = run(tmp_path / "run", 2000, "num_envs=1024", "ppo.minibatches=16")
-    assert float(rows[-1]["reward"]) > 1.1 * float(rows[0]["reward"])
+    rows = run(tmp_path / "run", 2000, "num_envs=1024", "ppo.minibatches=16")  # 62 iterations of so many worlds
+    assert float(rows[-1]["reward"]) > 1.1 * float(rows[5]["reward"])  # the very first episodes begin on the reference

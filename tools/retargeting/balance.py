@@ -72,18 +72,6 @@ def joint_moment(body: Embodiment, qpos: np.ndarray, force: np.ndarray, joint: s
     return force[:, dof] + (slopes * force[:, body.couplings.dependent_dof[driven]]).sum(axis=1)
 
 
-def inertia_about(body: Embodiment, joint: str) -> float:
-    """Inertia in kg m^2 about an independent joint in the neutral pose, coupled joints moving along."""
-    model, data = body.model, mujoco.MjData(body.model)
-    data.qpos[:] = body.neutral_qpos
-    mujoco.mj_forward(model, data)
-    inertia = np.empty((model.nv, model.nv))
-    mujoco.mj_fullM(model, data, inertia)
-    dof = int(model.joint(joint).dofadr[0])
-    along = body.couplings.jacobian(body.neutral_qpos)[:, np.searchsorted(body.couplings.independent_dof, dof)]
-    return float(along @ inertia @ along)
-
-
 def at_the_root(body: Embodiment, qpos: np.ndarray, force: np.ndarray, com: np.ndarray, turn: np.ndarray) -> Dynamics:
     """What the forces of ``inverse_dynamics`` ask for at a free root."""
     push, moment = force[:, :3], np.einsum("fij,fj->fi", turn, force[:, 3:6])

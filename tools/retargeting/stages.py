@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sim_models.embodiment import Embodiment
 from tools.retargeting import ground, rotations
-from tools.retargeting.balance import PLANES, inertia_about
+from tools.retargeting.balance import PLANES
 from tools.retargeting.collision import Candidates, SelfCollision
 from tools.retargeting.contact import REACH, CollisionTerm, ContactTerm, Schedule, SpeedTerm, Stiffness
 from tools.retargeting.corrections import (
@@ -37,9 +37,9 @@ COARSE, FINE = 8.0, 6.0  # Hz: cut-off of the first stage and of the result
 # Hz: cut-off of the pelvis and of the trunk, whose muscles are weak for their inertia. Their jitter, not that of the
 # limbs, is what moves the zero-moment point.
 ROOT_RATE, SLOW_JOINTS = 4.0, {"axial_rotation": 3.0, "flex_extension": 3.0, "lat_bending": 3.0}
-# m / Nm: what moments about the planes of elevation cost. A hanging arm hardly shows its plane, which swings by half a turn
-# from stride to stride, and the published bodies give it 1 kg m^2 of phantom inertia: muscles have some 20 Nm for it.
-MOMENT_COST = 2e-3
+# m s^2 / rad: what accelerations of the planes of elevation cost. A hanging arm hardly shows its plane, which would swing by
+# half a turn from stride to stride; no muscle moves it so, least of all with the published 1 kg m^2 about it.
+PLANE_COST = 2e-3
 COARSE_STEPS, FOLLOW_STEPS, CONTACT_STEPS, BALANCE_STEPS, FINAL_STEPS = 10, 2, 4, 1, 4
 PASSES = 3  # of carrying on contacts and of balance, each seen in what the one before made of the motion
 TOLERANCE = 1e-3
@@ -150,7 +150,7 @@ class Solver:
             for name, rate in SLOW_JOINTS.items() if name in body.joint_names
         }
         self.cost = {
-            column[int(body.model.joint(name).dofadr[0])]: MOMENT_COST * inertia_about(body, name)
+            column[int(body.model.joint(name).dofadr[0])]: PLANE_COST
             for name in PLANES if name in body.joint_names
         }
 

@@ -13,7 +13,7 @@ from tools import benchmark
 from tools.benchmarks import history, memory, ratios
 from tools.benchmarks.iteration import PARTS, RATES, Case, measure
 from tools.benchmarks.plots import draw
-from tools.benchmarks.sweep import _extrapolate, shortened
+from tools.benchmarks.sweep import START, _extrapolate, shortened, sweep
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,14 @@ def test_a_shortened_iteration_keeps_the_size_of_its_minibatches() -> None:
 def test_memory_is_predicted_from_the_last_two_cases() -> None:
     assert _extrapolate([(0, 0.0), (16, 1.0), (64, 1.3)], 256) == pytest.approx(1.3 + 192 * 0.3 / 48)
     assert _extrapolate([(0, 0.0), (16, 1.0)], 8192) == 1.0
+
+
+@pytest.mark.slow
+def test_a_first_case_that_is_faster_than_planned_is_measured_as_asked() -> None:
+    case = Case("toy_arm", worlds=64, rollout_steps=4, minibatches=2, iterations=1)
+    assert shortened(case, hold=1, rate=START, seconds=2.0).rollout_steps == 1
+    (figures,) = sweep(case, [64], hold=1, seconds=2.0, memory_gb=20.0)
+    assert figures["rollout_steps"] == 4
 
 
 @pytest.mark.slow

@@ -16,7 +16,6 @@ from tools.retargeting.balance import (
     Dynamics,
     before_smoothing,
     dynamics,
-    inertia_about,
     inverse_dynamics,
     joint_moment,
     outside,
@@ -177,8 +176,3 @@ def _tendon_energy(model: mujoco.MjModel, data: mujoco.MjData) -> float:
     low, high = model.tendon_lengthspring.T
     beyond = np.maximum(data.ten_length - high, 0.0) + np.minimum(data.ten_length - low, 0.0)
     return float(0.5 * (model.tendon_stiffness * beyond**2).sum())
-
-
-def test_phantom_inertia_is_what_a_hanging_arm_has_about_its_plane():
-    assert inertia_about(load_body("myo_fullbody"), "elv_angle_r") == pytest.approx(1.0, abs=0.01)
-    assert inertia_about(load_body("myo_fullbody", fixes=("phantom_inertia",)), "elv_angle_r") < 1e-3

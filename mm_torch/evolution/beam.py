@@ -24,6 +24,7 @@ from mm_torch.task.context import StepContext
 from mm_torch.task.env import MimicEnv
 
 SHARES = (1.0,) * 6 + (0.6, 0.3, 0.3, 0.3)  # of the standard deviation of the offsets, by group: legs; trunk; arms; rest
+LEAST = -1.0  # log10 of the share of sigma with which the most timid world tries
 SIZE_COST = 0.02  # of an offset of one standard deviation
 LAST_COUNTS = 3.0  # weight of a trial's last control step against its first
 FALL_COST = 30.0  # of a control step on the ground
@@ -37,7 +38,7 @@ class BeamSettings:
     window  control steps over which an offset stays; a multiple of the action's hold
     horizon control steps for which it is tried, at least the window
     elites  worlds that the others go on from; at most half of the worlds
-    sigma   standard deviation of the offsets of the legs, in the policy's unit
+    sigma   standard deviation of the offsets of the legs in the boldest world, in the policy's unit
     keep    share of its offset that a world keeps from one window to the next
     memory  share of a world's cost that counts in the next window
     seed    of the offsets
@@ -104,6 +105,8 @@ class Beam:
         env.use_reflexes(agent.reflexes)
         env.base = torch.zeros(*env.batch_size, env.physics.body.model.nu, device=env.device)
         self._spread = settings.sigma * torch.tensor(SHARES, device=env.device)[agent.reflexes.groups]
+        tried = len(env.clip) - settings.elites  # they change by a little up to all of sigma, the best not at all
+        self._boldness = torch.cat([torch.zeros(settings.elites), torch.logspace(LEAST, 0.0, tried)]).to(env.device)[:, None]
         self.control_steps = 0
 
     @torch.no_grad()
@@ -127,8 +130,7 @@ class Beam:
         rows = torch.arange(worlds, device=env.device)
         while frame < last:
             noise = torch.randn(offset.shape, generator=generator).to(offset)
-            noise[: settings.elites] = 0.0  # the best also go on as they are
-            offset = settings.keep * offset + self._spread * noise
+            offset = settings.keep * offset + self._spread * self._boldness * noise
             trial = self._try(offset, last - frame)
             score = settings.memory * score + trial.cost + SIZE_COST * (offset / self._spread).square().mean(dim=1)
             score = torch.where(trial.fell | ~score.isfinite(), torch.inf, score)

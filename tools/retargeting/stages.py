@@ -32,15 +32,15 @@ from tools.retargeting.solve import Smoothness, Term, solve
 from tools.retargeting.symmetry import symmetric
 from tools.retargeting.targets import Skeleton, Targets, TargetTerm, with_feet
 
-COARSE_RATE, WORK_RATE = 25.0, 50.0  # Hz: of the stages that find the pose, and floor, contacts and balance
+COARSE_RATE, WORK_RATE = 12.5, 50.0  # Hz: of the stages that find the pose, and floor, contacts and balance
 COARSE, FINE = 8.0, 6.0  # Hz: cut-off of the first stage and of the result
 # Hz: cut-off of the pelvis and of the trunk, whose muscles are weak for their inertia. Their jitter, not that of the
 # limbs, is what moves the zero-moment point.
 ROOT_RATE, SLOW_JOINTS = 4.0, {"axial_rotation": 3.0, "flex_extension": 3.0, "lat_bending": 3.0}
 # m / Nm: what moments about the planes of elevation cost. A hanging arm hardly shows its plane, which swings by half a turn
 # from stride to stride, and the published bodies give it 1 kg m^2 of phantom inertia: muscles have some 20 Nm for it.
-MOMENT_COST = 2e-3
-COARSE_STEPS, FOLLOW_STEPS, CONTACT_STEPS, BALANCE_STEPS, FINAL_STEPS = 10, 2, 4, 1, 4
+MOMENT_COST = 1.25e-3
+COARSE_STEPS, FOLLOW_STEPS, CONTACT_STEPS, BALANCE_STEPS, FINAL_STEPS = 10, 2, 2, 1, 4
 PASSES = 3  # of carrying on contacts and of balance, each seen in what the one before made of the motion
 TOLERANCE = 1e-3
 ATTEMPTS, DEEPEST = 4, 1e-3  # the last stage is repeated while a surface is deeper in the floor, m
@@ -182,7 +182,8 @@ class Solver:
         qpos = self.fill(plan.qpos, frames, stride)
         contact = fill_track(plan.contact.astype(float), frames, stride) > 1.0 - 1e-9
         pose = self.kinematics.pose(qpos)
-        near, soles = self.collision.candidates(pose, REACH), Soles.of(plan.surface, pose, self.fps)
+        near = self.collision.moved_by(self.collision.candidates(pose, REACH), self.legs)
+        soles = Soles.of(plan.surface, pose, self.fps)
         schedule = Schedule.of(plan.surface, soles, contact, self.fps)
         for _ in range(ATTEMPTS):
             qpos = self.follow(qpos, targets, self.contacts(near, plan.surface, schedule, HARD), FINAL_STEPS, self.legs)
@@ -237,7 +238,7 @@ class Solver:
         stride = self._stride(frames, COARSE_RATE)
         few = targets.at(np.arange(0, frames, stride))
         start = self.kinematics.tensor(first_guess(self.skeleton, few))
-        smooth = Smoothness(COARSE, self.fps / stride, cost=self.cost)
+        smooth = Smoothness(COARSE, self.fps / stride)
         qpos = solve(self.kinematics, start, [TargetTerm(self.kinematics, few)], smooth, COARSE_STEPS, TOLERANCE)
         return self.fill(qpos, frames, stride)
 

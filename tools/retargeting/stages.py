@@ -32,7 +32,7 @@ from tools.retargeting.solve import Smoothness, Term, solve
 from tools.retargeting.symmetry import symmetric
 from tools.retargeting.targets import Skeleton, Targets, TargetTerm, with_feet
 
-COARSE_RATE, WORK_RATE = 12.5, 50.0  # Hz: of the stages that find the pose, and floor, contacts and balance
+COARSE_RATE, WORK_RATE = 25.0, 50.0  # Hz: of the stages that find the pose, and floor, contacts and balance
 COARSE, FINE = 8.0, 6.0  # Hz: cut-off of the first stage and of the result
 # Hz: cut-off of the pelvis and of the trunk, whose muscles are weak for their inertia. Their jitter, not that of the
 # limbs, is what moves the zero-moment point.

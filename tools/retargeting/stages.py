@@ -39,7 +39,7 @@ COARSE, FINE = 8.0, 6.0  # Hz: cut-off of the first stage and of the result
 ROOT_RATE, SLOW_JOINTS = 4.0, {"axial_rotation": 3.0, "flex_extension": 3.0, "lat_bending": 3.0}
 # m / Nm: what moments about the planes of elevation cost. A hanging arm hardly shows its plane, which swings by half a turn
 # from stride to stride, and the published bodies give it 1 kg m^2 of phantom inertia: muscles have some 20 Nm for it.
-MOMENT_COST = 1.25e-3
+MOMENT_COST = 1e-3
 COARSE_STEPS, FOLLOW_STEPS, CONTACT_STEPS, BALANCE_STEPS, FINAL_STEPS = 10, 2, 2, 1, 4
 PASSES = 3  # of carrying on contacts and of balance, each seen in what the one before made of the motion
 TOLERANCE = 1e-3
@@ -238,7 +238,7 @@ class Solver:
         stride = self._stride(frames, COARSE_RATE)
         few = targets.at(np.arange(0, frames, stride))
         start = self.kinematics.tensor(first_guess(self.skeleton, few))
-        smooth = Smoothness(COARSE, self.fps / stride)
+        smooth = Smoothness(COARSE, self.fps / stride, cost=self.cost)
         qpos = solve(self.kinematics, start, [TargetTerm(self.kinematics, few)], smooth, COARSE_STEPS, TOLERANCE)
         return self.fill(qpos, frames, stride)
 

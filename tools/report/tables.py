@@ -177,11 +177,11 @@ def tendon_figures(body: Embodiment, clips: Sequence[Measured]) -> Table:
             rows.append((
                 body.model.tendon(int(tendon)).name, float(jumps[worst, tendon]), clips[worst].name,
                 int(clips[worst].tendon_jump_frame[tendon]), int((jumps[:, tendon] > 0).sum()),
-                int((jumps[:, tendon] > 5).sum()),
+                int((jumps[:, tendon] > 5).sum()), clips[worst].row.get("tendon_jump_cause", ""),
             ))
     return Table("tendons", "Tendon-length jumps", "Changes in one frame, % of the rest length, that exceed 0.1 % and ten "
                  "times their running mean.", ("tendon", "largest, %", "clip", "frame", "clips with a jump",
-                                                "clips over 5 %"), tuple(rows))
+                                                "clips over 5 %", "cause in that clip"), tuple(rows))
 
 
 def sides(body: Embodiment, clips: Sequence[Measured]) -> Table:

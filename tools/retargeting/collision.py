@@ -127,6 +127,15 @@ class SelfCollision:
             found.append((pair, frame))
         return tuple(found)
 
+    def moved_by(self, candidates: Candidates, window: slice | None) -> Candidates:
+        """Those candidates that dofs in a window move apart; all without one."""
+        if window is None:
+            return candidates
+        moved = torch.tensor([any(dofs.start < window.stop and window.start < dofs.stop for dofs, _ in runs)
+                              for runs in self.groups], device=self.kinematics.device)
+        kept = [moved[kind.group[pair]] for kind, (pair, _) in zip(self.kinds, candidates, strict=True)]
+        return tuple((pair[keep], frame[keep]) for keep, (pair, frame) in zip(kept, candidates, strict=True))
+
     def contacts(self, pose: Pose, candidates: Candidates, reach: float) -> Contacts:
         """Those candidates that are closer than ``reach`` m."""
         center, links = self.centers.at(pose), self.centers.links

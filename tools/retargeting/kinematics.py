@@ -104,6 +104,7 @@ class MotionKinematics:
 
     def __init__(self, body: Embodiment, device: str = "cpu") -> None:
         self.body, self.device = body, torch.device(device)
+        self._latest: tuple[Pose | None, int] = (None, 0)
         model, couplings = body.model, body.couplings
         solid = np.flatnonzero((model.geom_contype != 0) | (model.geom_conaffinity != 0))
         wanted = np.unique([*body.site_body_ids, *model.geom_bodyid[solid], *model.geom_bodyid[model.pair_geom1],
@@ -212,7 +213,14 @@ class MotionKinematics:
         return out
 
     def pose(self, qpos: Tensor) -> Pose:
-        """Forward kinematics of positions (F, Q) that satisfy the couplings."""
+        """Forward kinematics of positions (F, Q) that satisfy the couplings; kept until another tensor or value comes."""
+        pose, version = self._latest
+        if pose is None or pose.qpos is not qpos or version != qpos._version:
+            pose = self._forward(qpos)
+            self._latest = pose, qpos._version
+        return pose
+
+    def _forward(self, qpos: Tensor) -> Pose:
         frames = len(qpos)
         angle = qpos.T[self._joint_qpos] - self._joint_rest
         sine, cosine = torch.sin(angle * self._turns), torch.cos(angle * self._turns)

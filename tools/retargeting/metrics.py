@@ -48,6 +48,8 @@ class Metrics:
     tendon_jump_name       the tendon
     tendon_jump_motion_max the same over jumps beyond 5 % that are not the model's own: where the path of   1
                            a tendon flips, its length is discontinuous in the pose
+    tendon_jump_cause      of jumps beyond 5 %: "model" (paths flip), "motion" (fast over several frames),
+                           "solver" (neither: one frame stands out), the worst of them; empty: no jump
     qvel_error             stored velocities against differences of the positions, over the largest     1
     ms_per_frame           processor time of all stages but muscle activations and these figures        ms
     activation_ms_per_frame  time of the muscle activations                                             ms
@@ -97,6 +99,7 @@ class Metrics:
     slip_touching_p95: float = NAN
     tendon_jump_name: str = ""
     tendon_jump_motion_max: float = NAN
+    tendon_jump_cause: str = ""
     self_collision_max_m: float = NAN
     zmp_outside_mean_m: float = NAN
     elevation_min_rad: float = NAN
@@ -230,13 +233,14 @@ def touching(body: Embodiment, qpos: np.ndarray) -> dict[str, float | str]:
     model = body.model
     deepest, inside, length = contacts_and_tendons(model, qpos)
     jump, tendon = tendon_jump(length, model.tendon_length0)
-    severe = jump_of_the_motion(body, qpos, tendon_jumps(length, model.tendon_length0)) if jump > SEVERE else 0.0
+    severe, cause = jump_of_the_motion(body, qpos, length) if jump > SEVERE else (0.0, "")
     return {
         "penetration_pct": 100.0 * float((deepest > DEEP).mean()),
         "penetration_max_m": float(deepest.max()),
         "self_collision_max_m": float(inside.max()),
         "tendon_jump_max": jump,
         "tendon_jump_motion_max": severe,
+        "tendon_jump_cause": cause,
         "tendon_jump_name": "" if tendon < 0 else model.tendon(tendon).name,
     }
 
@@ -266,14 +270,21 @@ def tendon_jumps(length: np.ndarray, rest: np.ndarray) -> np.ndarray:
     return sizes
 
 
-def jump_of_the_motion(body: Embodiment, qpos: np.ndarray, sizes: np.ndarray) -> float:
-    """Largest jump that is no discontinuity of the model's tendon paths, of jumps (F - 1, T) beyond ``SEVERE``.
+def jump_of_the_motion(body: Embodiment, qpos: np.ndarray, length: np.ndarray) -> tuple[float, str]:
+    """Largest jump beyond ``SEVERE`` that is no discontinuity of the model's tendon paths, and the cause of the worst.
 
     The motion between the two frames is walked through in ``PIECES``. Where most of the change happens within one of them,
-    however small, the tendon's path over a wrapping geom flips: the model jumps, whoever moves it.
+    however small, the tendon's path over a wrapping geom flips: the model jumps, whoever moves it. Where the tendon goes on
+    at half that speed in the step before or after, the motion is fast; what is left stands alone: the solver's.
+
+    Args:
+        body: embodiment.
+        qpos: (F, Q) motion.
+        length: (F, T) m of the tendons, with a jump beyond ``SEVERE``.
     """
     model, data = body.model, mujoco.MjData(body.model)
-    largest, step = 0.0, np.zeros(model.nv)
+    sizes, change = tendon_jumps(length, model.tendon_length0), np.diff(length, axis=0)
+    largest, step, cause = 0.0, np.zeros(model.nv), "model"
     for t in np.unique(np.nonzero(sizes > SEVERE)[0]):
         tendons = np.flatnonzero(sizes[t] > SEVERE)
         mujoco.mj_differentiatePos(model, step, 1.0, qpos[t], qpos[t + 1])
@@ -286,8 +297,13 @@ def jump_of_the_motion(body: Embodiment, qpos: np.ndarray, sizes: np.ndarray) ->
             lengths[k] = data.ten_length[tendons]
         pieces = np.abs(np.diff(lengths, axis=0)) / np.maximum(model.tendon_length0[tendons], 1e-6)
         steady = pieces.max(axis=0) < 0.5 * sizes[t, tendons]
-        largest = max(largest, float(sizes[t, tendons][steady].max(initial=0.0)))
-    return largest
+        if not steady.any():
+            continue
+        beside = change[[max(t - 1, 0), min(t + 1, len(change) - 1)]][:, tendons] / change[t, tendons]
+        fast = beside.max(axis=0, where=np.array([[t > 0], [t + 1 < len(change)]]), initial=0.0) > 0.5
+        cause = "solver" if cause == "solver" or not fast[steady].all() else "motion"
+        largest = max(largest, float(sizes[t, tendons][steady].max()))
+    return largest, cause
 
 
 def speeds(body: Embodiment, qpos: np.ndarray, fps: float) -> dict[str, float]:

@@ -32,7 +32,7 @@ class Options:
     units       unit of length of the files: m, cm, mm, inch or a number of metres; None: as the file says
     mapping     YAML that names the joints of a BVH skeleton
     lead_in     first frames to drop; None: found by a jump
-    repair      whether frames in which a limb turns faster than any can are bridged
+    repair      whether frames that no body can move through are bridged, and cut off at the ends
     smplh_model SMPL+H (or SMPL-X) model as npz, for the subject's proportions
     activations whether muscles are solved
     fixes       repairs of the published body (``sim_models.fixes``)

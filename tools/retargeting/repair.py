@@ -97,13 +97,13 @@ def _parent(segments: np.ndarray, part: Part) -> np.ndarray:
 def repaired(capture: Capture) -> Capture:
     """The capture with impossible frames bridged; joints keep their distances, and the pelvis its path.
 
-    Frames at the ends that have good ones on one side only are cut off, unless that would take half of the capture: then
-    they hold the good ones' posture. ``provenance["cut"]`` says how many at the start and at the end.
+    Frames at the ends that have good ones on one side only hold those' posture; where they are many, they are cut off,
+    unless that would take half of the capture. ``provenance["cut"]`` says how many at the start and at the end.
     ``provenance["repaired"]`` counts the bridged frames by part, ``provenance["repaired_share"]`` is their share of all.
     """
     wrong, local = twisted(capture), {part.name: _Local.of(capture, part) for part in PARTS}
     spans = {part.name: impossible(local[part.name], part, capture.fps, wrong) for part in PARTS}
-    first, last = _bridgeable(spans, len(capture.points))
+    first, last = _bridgeable(spans, len(capture.points), JOIN * capture.fps)
     if LEAST_LEFT * len(capture.points) <= last + 1 - first < len(capture.points):
         inner = repaired(capture.part(first, last + 1))
         start, end = inner.provenance.get("cut", (0, 0))
@@ -120,9 +120,9 @@ def repaired(capture: Capture) -> Capture:
                          repaired_share=len(set().union(*touched.values())) / len(capture.points))
 
 
-def _bridgeable(spans: Spans, frames: int) -> tuple[int, int]:
-    """First and last of F frames that no span reaches from beyond an end."""
-    every = [span for found in spans.values() for span in found]
+def _bridgeable(spans: Spans, frames: int, held: float) -> tuple[int, int]:
+    """First and last of F frames that no span reaches from beyond an end, but for those of up to ``held`` frames."""
+    every = [span for found in spans.values() for span in found if span[1] - span[0] - 1 > held]
     return max((b for a, b in every if a < 0), default=0), min((a for a, b in every if b == frames), default=frames - 1)
 
 

@@ -113,7 +113,7 @@ SETTINGS: dict[str, Setting] = {
     "units": Setting(_unit, None, "|".join((*UNITS, "METRES")), "unit of length of the captures; otherwise as they say"),
     "mapping": _file("YAML that names the joints of a BVH skeleton which is not recognised"),
     "lead_in": _number(int, 0, 1000000, "frames", None, "frames to drop at the start; otherwise a T-pose is detected"),
-    "repair": _flag(True, "bridge captured frames in which a limb turns faster than any can; the manifest counts them"),
+    "repair": _flag(True, "bridge captured frames that no body can move through, cut off broken ends; both are counted"),
     "smplh_model": _file("SMPL+H model (npz) for the subject's proportions; otherwise a stand-in body, CC0", DOWNLOAD),
 }
 

@@ -179,7 +179,8 @@ def solve(
         (F, Q) positions within the limits and with exact couplings.
     """
     coordinates = kinematics.coordinates(qpos)
-    qpos = kinematics.step(qpos, coordinates.clamp(kinematics.low, kinematics.high) - coordinates)
+    outside = coordinates.clamp(kinematics.low, kinematics.high) - coordinates
+    qpos = kinematics.step(qpos, outside) if bool(outside.any()) else qpos
     window = slice(0, kinematics.dofs) if window is None else window
     low, high = kinematics.low[window], kinematics.high[window]
     problem = _Problem(kinematics, terms, smoothness, window)
@@ -301,8 +302,9 @@ def second_difference(frames: int) -> tuple[Tensor, Tensor, Tensor]:
 def _block_tridiagonal(blocks: Tensor, upper: Tensor, right: Tensor) -> Tensor:
     """Solve a positive definite block tridiagonal system; ``upper[k]`` couples block k with block k + 1."""
     count, size = right.shape
-    system = torch.cat([blocks, right[:, :, None]], dim=2)  # matrix and right-hand side side by side
+    system = torch.cat([blocks, right[:, :, None]], dim=2).unbind()  # matrix and right-hand side side by side
     ahead = torch.cat([upper, right[:-1, :, None]], dim=2)
+    column, ahead = ahead[:, :, size].unbind(), ahead.unbind()
     factors, carried, failures = [], [], []
     current = system[0]
     for k in range(count):
@@ -310,7 +312,7 @@ def _block_tridiagonal(blocks: Tensor, upper: Tensor, right: Tensor) -> Tensor:
         factors.append(low)
         failures.append(failed)
         if k + 1 < count:
-            ahead[k, :, size] = current[:, size]
+            column[k].copy_(current[:, size])
             both = torch.linalg.solve_triangular(low, ahead[k], upper=False)
             carried.append(both)
             current = torch.addmm(system[k + 1], both[:, :size].T, both, alpha=-1)

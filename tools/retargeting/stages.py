@@ -39,8 +39,8 @@ COARSE, FINE = 8.0, 6.0  # Hz: cut-off of the first stage and of the result
 ROOT_RATE, SLOW_JOINTS = 4.0, {"axial_rotation": 3.0, "flex_extension": 3.0, "lat_bending": 3.0}
 # m s^2 / rad: what accelerations of the planes of elevation cost. A hanging arm hardly shows its plane, which would swing by
 # half a turn from stride to stride; no muscle moves it so, least of all with the published 1 kg m^2 about it.
-PLANE_COST = 2e-3
-COARSE_STEPS, FOLLOW_STEPS, CONTACT_STEPS, BALANCE_STEPS, FINAL_STEPS = 10, 2, 4, 1, 4
+PLANE_COST = 1e-3
+COARSE_STEPS, FOLLOW_STEPS, CONTACT_STEPS, BALANCE_STEPS, FINAL_STEPS = 10, 2, 2, 1, 4
 PASSES = 3  # of carrying on contacts and of balance, each seen in what the one before made of the motion
 TOLERANCE = 1e-3
 ATTEMPTS, DEEPEST = 4, 1e-3  # the last stage is repeated while a surface is deeper in the floor, m
@@ -182,7 +182,8 @@ class Solver:
         qpos = self.fill(plan.qpos, frames, stride)
         contact = fill_track(plan.contact.astype(float), frames, stride) > 1.0 - 1e-9
         pose = self.kinematics.pose(qpos)
-        near, soles = self.collision.candidates(pose, REACH), Soles.of(plan.surface, pose, self.fps)
+        near = self.collision.moved_by(self.collision.candidates(pose, REACH), self.legs)
+        soles = Soles.of(plan.surface, pose, self.fps)
         schedule = Schedule.of(plan.surface, soles, contact, self.fps)
         for _ in range(ATTEMPTS):
             qpos = self.follow(qpos, targets, self.contacts(near, plan.surface, schedule, HARD), FINAL_STEPS, self.legs)

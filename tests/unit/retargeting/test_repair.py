@@ -43,28 +43,29 @@ def test_clean_capture_stays(walk: Capture) -> None:
     assert repaired(walk) is walk
 
 
-def test_leap_is_bridged(walk: Capture) -> None:
-    """A leap within the capture comes close to the true leg."""
-    broken = leaping(walk, slice(40, 44))
+@pytest.mark.parametrize("frames", [slice(40, 44), slice(0, 3), slice(77, 80)], ids=["inside", "start", "end"])
+def test_leap_is_bridged(walk: Capture, frames: slice) -> None:
+    """A leap within the capture comes close to the true leg; at an end the nearest good pose is held."""
+    broken = leaping(walk, frames)
     mended = repaired(broken)
     legs = [POINTS.index(f"right_{point}") for point in LEG]
     error = np.linalg.norm(mended.points - walk.points, axis=2)
     assert np.linalg.norm(broken.points - walk.points, axis=2).max() > 0.5
-    assert error[:, legs].max() < 0.01
+    assert error[:, legs].max() < (0.01 if frames.start else 0.08) if frames.stop < 80 else error[:, legs].max() < 0.08
     others = [k for k in range(len(POINTS)) if k not in legs]
     np.testing.assert_allclose(mended.points[:, others], walk.points[:, others], atol=1e-12)
     assert set(mended.provenance["repaired"]) == {"right leg"}
     assert mended.provenance["repaired_share"] == pytest.approx(mended.provenance["repaired"]["right leg"] / 80)
-    assert "cut" not in mended.provenance
 
 
-@pytest.mark.parametrize(("frames", "cut"), [(slice(0, 3), (3, 0)), (slice(77, 80), (0, 3))], ids=["start", "end"])
-def test_leap_at_an_end_is_cut_off(walk: Capture, frames: slice, cut: tuple[int, int]) -> None:
+@pytest.mark.parametrize("frames", [slice(0, 15), slice(65, 80)], ids=["start", "end"])
+def test_a_broken_end_is_cut_off(walk: Capture, frames: slice) -> None:
     """What is left is the clean walk, and the provenance says how many frames are missing at either end."""
     kept = repaired(leaping(walk, frames))
-    assert kept.provenance["cut"] == cut and "repaired" not in kept.provenance
-    np.testing.assert_array_equal(kept.points, walk.points[cut[0] : 80 - cut[1]])
-    np.testing.assert_array_equal(kept.segments, walk.segments[cut[0] : 80 - cut[1]])
+    first, last = kept.provenance["cut"]
+    assert 15 <= (last if frames.start else first) <= 25 and min(first, last) == 0 and "repaired" not in kept.provenance
+    np.testing.assert_array_equal(kept.points, walk.points[first : 80 - last])
+    np.testing.assert_array_equal(kept.segments, walk.segments[first : 80 - last])
 
 
 def test_an_end_that_is_half_of_the_capture_is_held_instead(walk: Capture) -> None:

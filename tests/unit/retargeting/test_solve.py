@@ -17,7 +17,14 @@ from tests.unit.retargeting.captures import walking_poses, write_amass
 from tools.retargeting import rotations
 from tools.retargeting.kinematics import MotionKinematics, angular_velocity, linear_velocity
 from tools.retargeting.limits import ELEVATION_FLOOR, limited_kinematics
-from tools.retargeting.metrics import fit_error, jump_of_the_motion, limits, measure, tendon_jump
+from tools.retargeting.metrics import (
+    contacts_and_tendons,
+    fit_error,
+    jump_of_the_motion,
+    limits,
+    measure,
+    tendon_jump,
+)
 from tools.retargeting.pipeline import config, retarget
 from tools.retargeting.readers import Options, read_capture
 from tools.retargeting.skeleton import POINTS, SEGMENTS, Capture, CaptureError, JointMotion
@@ -303,18 +310,22 @@ def test_a_tendon_jump_is_what_is_faster_than_before():
     assert which == 1 and size == pytest.approx(0.1 + 0.2 / 99, abs=1e-6)
 
 
-def test_a_jump_of_the_motion_is_told_from_the_models():
+def test_jumps_of_the_solver_fast_motions_and_the_models_own_are_told_apart():
     spec = mujoco.MjSpec.from_string("""<mujoco><worldbody><site name="s" pos="0 0 1"/>
       <body name="a"><joint name="j" axis="0 1 0" range="-2 2"/>
         <geom size=".01" pos="0 0 -.1"/><site name="e" pos="0.2 0 .3"/></body></worldbody>
       <tendon><spatial name="t"><site site="s"/><site site="e"/></spatial></tendon></mujoco>""")
     body = Embodiment("one", spec.compile(), {"a_mimic": "a"}, {}, (), 0, 1, 1)
-    qpos = np.linspace(0.0, 0.2, 21)[:, None]
-    qpos[11:] += 0.5  # the motion itself jumps
-    sizes = np.zeros((20, 1))
-    sizes[10] = 0.3
-    assert jump_of_the_motion(body, qpos, sizes) == pytest.approx(0.3)
-    assert jump_of_the_motion(body, qpos, np.zeros((20, 1))) == 0.0
+    leap, rush = (np.linspace(0.0, 0.2, 41)[:, None] + 0.6 * np.clip((np.arange(41.0) - 20.0) / steps, 0.0, 1.0)[:, None]
+                  for steps in (1, 3))
+    for qpos, cause in ((leap, "solver"), (rush, "motion")):
+        length = contacts_and_tendons(body.model, qpos)[2]
+        size, found = jump_of_the_motion(body, qpos, length)
+        assert size == pytest.approx(tendon_jump(length, body.model.tendon_length0)[0]) and size > 0.05 and found == cause
+    arms = load_body("myo_bimanual")
+    qpos, turn = np.tile(arms.neutral_qpos, (120, 1)), arms.model.joint("pro_sup_r")
+    qpos[:, turn.qposadr[0]] = np.linspace(*turn.range, 120)
+    assert jump_of_the_motion(arms, qpos, contacts_and_tendons(arms.model, qpos)[2]) == (0.0, "model")
 
 
 def test_contacts_are_stored_in_the_clip_and_missing_in_older_ones(tmp_path: Path):

@@ -328,7 +328,12 @@ def load_weights(path: Path | str, agent: Agent, checkpoint: dict[str, Any]) -> 
     try:
         agent.load_state_dict(weights)
     except RuntimeError:
-        net = checkpoint[KEY]["recipe"]["net"]
+        net, own = checkpoint[KEY]["recipe"]["net"], agent.state_dict()
+        if all(name.startswith("reflexes.") for name in own if name not in weights or weights[name].shape != own[name].shape):
+            raise CheckpointError(
+                f"{path}: its reflexes have gains for other groups of joints than sim_models/reflexes.py; search for them anew "
+                "(evolution.steps)"
+            ) from None
         raise CheckpointError(
             f"{path}: another network (net.kind={net['kind']}, net.hidden={net['hidden']}); leave net.* out or set it to "
             "the checkpoint's"

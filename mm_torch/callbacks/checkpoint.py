@@ -328,11 +328,12 @@ def load_weights(path: Path | str, agent: Agent, checkpoint: dict[str, Any]) -> 
     try:
         agent.load_state_dict(weights)
     except RuntimeError:
-        net, own = checkpoint[KEY]["recipe"]["net"], agent.state_dict()
-        if all(name.startswith("reflexes.") for name in own if name not in weights or weights[name].shape != own[name].shape):
+        net = checkpoint[KEY]["recipe"]["net"]
+        odd = [name for name, own in agent.state_dict().items() if name not in weights or weights[name].shape != own.shape]
+        if odd and all(name.startswith("reflexes.") for name in odd):
             raise CheckpointError(
-                f"{path}: its reflexes have gains for other groups of joints than sim_models/reflexes.py; search for them anew "
-                "(evolution.steps)"
+                f"{path}: its reflexes have gains for other groups of joints (sim_models/reflexes.py); search for them anew: "
+                "evolution.steps"
             ) from None
         raise CheckpointError(
             f"{path}: another network (net.kind={net['kind']}, net.hidden={net['hidden']}); leave net.* out or set it to "

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from mm_torch.callbacks.checkpoint import KEY, CheckpointError, load_weights
 from mm_torch.command import run_command
 from mm_torch.config.schema import EvolutionConfig
 from mm_torch.evolution.search import Generation, Search, SearchError
@@ -122,3 +123,15 @@ def test_a_damaged_state_is_one_line_of_a_verb(tmp_path: Path, capsys: pytest.Ca
     with pytest.raises(SystemExit) as end:
         run_command(verb, [], None)
     assert end.value.code == 2 and capsys.readouterr().err.startswith(f"error: {tmp_path / 'evolution.npz'}: ")
+
+
+def test_reflexes_of_other_groups_are_refused_by_name() -> None:
+    policy = agent()
+    saved = {f"agent.{name}": x for name, x in policy.state_dict().items()}
+    saved["agent.reflexes.stiffness"] = torch.zeros(1, 3)
+    checkpoint = {"state_dict": saved, KEY: {"recipe": {"net": {"kind": "plain", "hidden": (1,)}}}}
+    with pytest.raises(CheckpointError, match="other groups of joints"):
+        load_weights("old.ckpt", policy, checkpoint)
+    saved["agent.normaliser.mean"] = torch.zeros(1)
+    with pytest.raises(CheckpointError, match="another network"):
+        load_weights("old.ckpt", policy, checkpoint)

@@ -5,7 +5,7 @@ body that is exactly on the reference; here worlds simulate the checkpoint's pol
 those with which the body follows the whole motion (beam search, mm_torch/evolution/beam.py). Every clip is written to
 out=DIR with its motion as it was and the activations that were found; clips that are there already with the same source,
 policy and settings are left alone. A line a clip states how far the policy gets before and after, from the first frame on
-under the thresholds of the evaluation, and refined.csv holds all lines.
+under the thresholds of the evaluation, and refined.csv holds the lines of all runs.
 
 Exit status: 0 all clips are there, 1 some failed, 2 the command is wrong.
 
@@ -28,6 +28,7 @@ Example:
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import sys
 import time
@@ -212,13 +213,24 @@ def main(arguments: list[str]) -> int:
         return 2
     for row in rows:
         print(f"{row['clip']}  {line(row)}", file=sys.stderr if row["status"] == "failed" else sys.stdout)
+    table = Path(options["out"]) / "refined.csv"
     for number, source in enumerate(wanted):
         assert refiner is not None
         row = {"clip": str(source.path)} | refine(refiner, source, number)
         rows.append(row)
         print(f"\r{row['clip']}  {line(row)}\033[K" if sys.stdout.isatty() else f"{row['clip']}  {line(row)}", flush=True)
-        write_csv(Path(options["out"]) / "refined.csv", COLUMNS, rows)
+        write_csv(table, COLUMNS, with_others(table, rows))
     return int(any(row["status"] == "failed" for row in rows))
+
+
+def with_others(table: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Rows of this run and those of other clips, or of clips that were left alone, that a table has from earlier runs."""
+    kept: dict[str, dict[str, Any]] = {}
+    if table.exists():
+        with table.open(encoding="utf-8", newline="") as file:
+            kept = {row["clip"]: row for row in csv.DictReader(file)}
+    news = {row["clip"]: row for row in rows if row["status"] != "left alone" or row["clip"] not in kept}
+    return list((kept | news).values())
 
 
 def refine(refiner: Refiner, source: Source, number: int) -> dict[str, Any]:

@@ -10,6 +10,8 @@ Exit status: 0 all solved, 1 some failed, 2 the command is wrong.
 Settings:
   body=NAME
       body that the clips must be of; otherwise each clip's own
+  fixes=NAME,...
+      repairs of the body (docs/model_validation.md), the same as in the recipe that will use the clips
   effort=square|cube|volume
       what is least: squares (default) or cubes of the activations, or squares weighted by the muscles' volumes
   smoothness=SECONDS
@@ -46,7 +48,7 @@ from sim_models.embodiment import Embodiment
 from sim_models.registry import load_body
 from tools.retargeting.atomic import write_csv
 
-OPTIONS = {"body": "", "effort": "square", "smoothness": 0.0, "force": False, "report": ""}
+OPTIONS = {"body": "", "fixes": "", "effort": "square", "smoothness": 0.0, "force": False, "report": ""}
 COLUMNS = (
     "clip", "status", "reason", "frames", "activation", "saturated_pct", "muscle_residual_nm", "root_residual_n",
     "root_residual_nm", "root_residual_p95_n", "root_residual_p95_nm", "vertical_force_bw", "feasible_pct", "ms_per_frame",
@@ -58,7 +60,7 @@ def with_activations(
 ) -> tuple[Clip, ActivationSolution]:
     """The clip with solved activations and what they say of forces, and the solution."""
     s = solve_activations(body, bind_to_body(clip, body), clip.fps, effort=effort, smoothness=smoothness)
-    solved = {"effort": effort, "smoothness_s": smoothness}
+    solved = {"effort": effort, "smoothness_s": smoothness, "fixes": list(body.fixes)}
     return replace(
         clip, act=s.act, muscle_names=body.muscle_names, foot_names=s.foot_names, foot_force=s.foot_force,
         foot_centre_of_pressure=s.foot_centre, root_residual=s.root_residual, joint_residual=s.joint_residual,
@@ -92,7 +94,7 @@ def solve_clip(path: Path, options: Mapping[str, Any]) -> dict[str, Any]:
         raise MotionError(f"{path}: names no body, as Trajectory files do; make a clip of it with tools/retarget.py first")
     if clip.act.size and not options["force"]:
         return {"status": "left alone", "reason": "has activations; force=true solves again"}
-    body = load_body(options["body"] or clip.body)
+    body = load_body(options["body"] or clip.body, fixes=filter(None, options["fixes"].split(",")))
     start = time.perf_counter()
     clip, solution = with_activations(body, clip, options["effort"], options["smoothness"])
     spent = 1e3 * (time.perf_counter() - start) / len(clip.qpos)

@@ -75,6 +75,7 @@ class ReferenceBank:
         """
         fps = 1.0 / body.control_dt
         names, lengths, rows, acts = [], [], [], []
+        strangers = []
         for clip in clips:
             qpos = resample(body, bind_to_body(clip, body), clip.fps, fps)
             qvel = reference_velocity(body, qpos, body.control_dt)
@@ -82,8 +83,14 @@ class ReferenceBank:
             rows.append([np.asarray(a, np.float32) for a in (qpos, qvel, *sites)])
             act = bind_activations(clip, body)
             acts.append(None if act is None else interpolate_linearly(act, clip.fps, fps, len(qpos)))
+            if act is not None and clip.solved_fixes != body.fixes:
+                strangers.append(clip)
             names.append(clip.name)
             lengths.append(len(qpos))
+        if strangers:
+            log.warning("activations of %d clips (%s) are of a body with fixes %s, here they are %s; solve them anew with "
+                        "tools/solve_activations.py", len(strangers), strangers[0].name, list(strangers[0].solved_fixes),
+                        list(body.fixes))
         if not names:
             raise MotionError("no motion to train on; give motions=DIR with clips made by tools/retarget.py")
         packed = [torch.from_numpy(np.concatenate(column)).to(device) for column in zip(*rows, strict=True)]

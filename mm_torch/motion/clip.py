@@ -133,6 +133,11 @@ class Clip:
         """Time in s from the first to the last frame."""
         return (len(self.qpos) - 1) / self.fps
 
+    @property
+    def solved_fixes(self) -> tuple[str, ...]:
+        """Repairs of the body for which the activations were solved, as ``Embodiment.fixes``; none where it is not said."""
+        return tuple(self.provenance.get("activations", {}).get("fixes", ()))
+
     def save(self, path: Path | str) -> None:
         """Write the clip atomically (temporary file, then rename); single precision, compressed."""
         path = Path(path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -308,3 +309,13 @@ def test_trajectory_with_several_motions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MotionError) as error:
         load_clip(tmp_path / "two.npz")
     one_line(error, "two.npz", "2 motions")
+
+
+def test_activations_of_a_body_with_other_fixes_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    body, clip = load_body("toy_arm"), toy_clip()
+    ReferenceBank.build(body, [clip])
+    assert not caplog.records
+    ReferenceBank.build(body, [clip, replace(clip, provenance={"activations": {"fixes": ["knee_ranges"]}})])
+    assert "1 clips (wiggle) are of a body with fixes ['knee_ranges'], here they are []" in caplog.text
+    ReferenceBank.build(body, [replace(toy_clip(act=False), provenance={"activations": {"fixes": ["knee_ranges"]}})])
+    assert len(caplog.records) == 1

@@ -147,6 +147,8 @@ def test_the_tool_rewrites_clips_and_a_bad_one_does_not_stop_it(
     before = path.read_bytes()
     assert main([str(path)]) == 0 and "force=true" in capsys.readouterr().out and path.read_bytes() == before
     assert main([str(path), "effort=least"]) == 2 and "square, cube, volume" in capsys.readouterr().err
+    assert clip.provenance["activations"]["fixes"] == []
+    assert main([str(path), "force=true", "fixes=bent"]) == 1 and "'bent'" in capsys.readouterr().err
 
 
 def test_efforts_are_least_where_they_are_asked_for() -> None:

@@ -240,7 +240,7 @@ def test_the_pelvis_follows_pushes_and_flights_and_swallows_as_quick_a_sway():
         truth = solver.kinematics.tensor(truth)
         found = solver.follow(truth, _own_targets(solver.kinematics, truth), [], 8)
         error.append(float((found - truth)[10:-10, axis].abs().max()))
-    assert error[0] < 0.005 < 0.008 < error[1], error
+    assert error[0] < 0.02 < 0.025 < error[1], error
 
 
 def _t_pose(body: Embodiment, frames: int = 12) -> tuple[Capture, np.ndarray]:

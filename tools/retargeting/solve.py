@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from scipy.linalg.lapack import dpbsv
 from torch import Tensor
 
 from tools.retargeting.kinematics import MotionKinematics, Pose, Runs
@@ -244,7 +245,7 @@ class _Problem:
 def solve_smooth(normal: Normal, damping: Tensor, weights: Tensor, right: Tensor, free: Tensor) -> Tensor:
     """Solve ``(H + damping + D2^T diag(k) D2) x = b`` with some entries of x held at zero.
 
-    Two frames make one block, so that the matrix is block tridiagonal; block elimination costs O(F D^3).
+    The matrix is banded with 2 D entries beside the diagonal; Cholesky's method on the band costs O(F D^3).
 
     Args:
         normal: its Hessian (F, D, D) and coupling of neighbouring frames (F - 1, D, D).
@@ -255,36 +256,33 @@ def solve_smooth(normal: Normal, damping: Tensor, weights: Tensor, right: Tensor
 
     Returns:
         (F, D) x.
+
+    Raises:
+        ArithmeticError: the matrix is not positive definite.
     """
     frames, dofs = right.shape
-    count = (frames + 1) // 2
-    keep = right.new_zeros(2 * count, dofs)
-    keep[:frames] = free.to(right.dtype)
     main, first, second = (band.to(right.device)[:, None] * weights for band in second_difference(frames))
-    diagonal = torch.ones_like(keep)
-    diagonal[:frames] = (main + damping) * keep[:frames] + (1.0 - keep[:frames])
-    hessian = right.new_zeros(2 * count, dofs, dofs)
-    torch.mul(normal.hessian, keep[:frames, :, None], out=hessian[:frames])
-    hessian *= keep[:, None]
-    hessian.diagonal(dim1=1, dim2=2).add_(diagonal)
-    near = right.new_zeros(2 * count, dofs, dofs)
+    wide = right.new_zeros(frames, dofs, 3 * dofs)  # rows of a frame by the columns of itself and the next two
+    keep = right.new_zeros(frames + 2, dofs)
+    keep[:frames] = free.to(right.dtype)
+    diagonal = wide.diagonal(dim1=1, dim2=2)
+    wide[:, :, :dofs] = normal.hessian
+    diagonal += main + damping
     if normal.coupled:
-        torch.mul(normal.coupling, keep[: frames - 1, :, None], out=near[: frames - 1])
-        near[: frames - 1] *= keep[1:frames, None]
-    near[: frames - 1].diagonal(dim1=1, dim2=2).add_(first * keep[: frames - 1] * keep[1:frames])
-    far = right.new_zeros(2 * count, dofs)
-    far[: frames - 2] = second * keep[: frames - 2] * keep[2:frames]
-
-    size = 2 * dofs
-    blocks = right.new_zeros(count, size, size)
-    blocks[:, :dofs, :dofs], blocks[:, dofs:, dofs:] = hessian[0::2], hessian[1::2]
-    blocks[:, :dofs, dofs:], blocks[:, dofs:, :dofs] = near[0::2], near[0::2].transpose(1, 2)
-    upper = right.new_zeros(count, size, size)
-    upper.diagonal(dim1=1, dim2=2).copy_(far.view(count, size))
-    upper[:, dofs:, :dofs] = near[1::2]
-    b = right.new_zeros(2 * count, dofs)
-    b[:frames] = right * keep[:frames]
-    return _block_tridiagonal(blocks, upper[:-1], b.view(count, size)).view(2 * count, dofs)[:frames]
+        wide[:-1, :, dofs : 2 * dofs] = normal.coupling
+    wide[:-1].diagonal(dofs, 1, 2).add_(first)
+    wide[:-2].diagonal(2 * dofs, 1, 2).copy_(second)
+    wide *= keep[:frames, :, None]
+    wide *= keep.unfold(0, 3, 1).transpose(1, 2).reshape(frames, 1, 3 * dofs)
+    diagonal += 1.0 - keep[:frames]
+    # Row d of a frame from its diagonal on: a column of the lower band, as LAPACK stores it.
+    band = wide.as_strided((frames, dofs, 2 * dofs + 1), (3 * dofs**2, 3 * dofs + 1, 1)).reshape(frames * dofs, -1)
+    _, x, failed = dpbsv(band.cpu().numpy().T, (right * keep[:frames]).reshape(-1).cpu().numpy(), lower=1, overwrite_ab=1)
+    out = torch.from_numpy(x).view(frames, dofs).to(right.device)
+    if failed or not bool(out.isfinite().all()):
+        raise ArithmeticError(f"normal equations of {frames} frames are not positive definite: targets or weights are not "
+                              "finite")
+    return out
 
 
 def second_difference(frames: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -297,35 +295,3 @@ def second_difference(frames: int) -> tuple[Tensor, Tensor, Tensor]:
         first[k : k + frames - 2] += pattern[k] * pattern[k + 1]
     second += 1.0
     return main, first, second
-
-
-def _block_tridiagonal(blocks: Tensor, upper: Tensor, right: Tensor) -> Tensor:
-    """Solve a positive definite block tridiagonal system; ``upper[k]`` couples block k with block k + 1."""
-    count, size = right.shape
-    system = torch.cat([blocks, right[:, :, None]], dim=2).unbind()  # matrix and right-hand side side by side
-    ahead = torch.cat([upper, right[:-1, :, None]], dim=2)
-    column, ahead = ahead[:, :, size].unbind(), ahead.unbind()
-    factors, carried, failures = [], [], []
-    current = system[0]
-    for k in range(count):
-        low, failed = torch.linalg.cholesky_ex(current[:, :size])
-        factors.append(low)
-        failures.append(failed)
-        if k + 1 < count:
-            column[k].copy_(current[:, size])
-            both = torch.linalg.solve_triangular(low, ahead[k], upper=False)
-            carried.append(both)
-            current = torch.addmm(system[k + 1], both[:, :size].T, both, alpha=-1)
-    failed = torch.stack(failures).nonzero()
-    if len(failed):
-        first = 2 * int(failed[0])
-        raise ArithmeticError(f"normal equations of frames {first} and {first + 1} are not positive definite: targets or "
-                              "weights are not finite")
-    out = torch.empty_like(right)
-    rest = torch.linalg.solve_triangular(factors[-1], current[:, size:], upper=False)
-    for k in range(count - 1, -1, -1):
-        solved = torch.linalg.solve_triangular(factors[k].T, rest, upper=True)
-        out[k] = solved[:, 0]
-        if k:
-            rest = torch.addmm(carried[k - 1][:, size:], carried[k - 1][:, :size], solved, alpha=-1)
-    return out

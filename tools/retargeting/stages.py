@@ -35,8 +35,9 @@ from tools.retargeting.targets import Skeleton, Targets, TargetTerm, with_feet
 COARSE_RATE, WORK_RATE = 25.0, 50.0  # Hz: of the stages that find the pose, and floor, contacts and balance
 COARSE, FINE = 8.0, 6.0  # Hz: cut-off of the first stage and of the result
 # Hz: cut-off of the pelvis and of the trunk, whose muscles are weak for their inertia. Their jitter, not that of the
-# limbs, is what moves the zero-moment point.
-ROOT_RATE, SLOW_JOINTS = 4.0, {"axial_rotation": 3.0, "flex_extension": 3.0, "lat_bending": 3.0}
+# limbs, is what moves the zero-moment point. It moves less with the pelvis' height, which follows pushes and flights.
+ROOT_RATE, HEIGHT_RATE = 4.0, 5.0
+SLOW_JOINTS = {"axial_rotation": 3.0, "flex_extension": 3.0, "lat_bending": 3.0}
 # m s^2 / rad: what accelerations of the planes of elevation cost. A hanging arm hardly shows its plane, which would swing by
 # half a turn from stride to stride; no muscle moves it so, least of all with the published 1 kg m^2 about it.
 PLANE_COST = 1e-3
@@ -145,7 +146,8 @@ class Solver:
         self.solid = floor_surface(self.kinematics, solid)
         self.sites = self.kinematics.points(body.site_body_ids, np.zeros((len(body.site_names), 3)))
         column = {int(dof): k for k, dof in enumerate(body.couplings.independent_dof)}
-        self.slow = dict.fromkeys(range(6 * body.free_root), ROOT_RATE) | {
+        root = [ROOT_RATE] * 2 + [HEIGHT_RATE] + [ROOT_RATE] * 3
+        self.slow = dict(enumerate(root[: 6 * body.free_root])) | {
             column[int(body.model.joint(name).dofadr[0])]: rate
             for name, rate in SLOW_JOINTS.items() if name in body.joint_names
         }

@@ -58,7 +58,7 @@ def clip_row(d: Departure) -> dict[str, Any]:
     """One row of departures.csv."""
     row = {"clip": d.clip, "frames": len(d.error), "seconds": len(d.error) / d.rate, "error_m": float(d.error.mean()),
            "what": d.told}
-    if d.left:
+    if d.leaves:
         row |= {"leaves_s": d.frame / d.rate, "phase": PHASES[d.phase[d.frame]]}
     if d.frame:
         row["error_before_m"] = float(d.error[: d.frame].mean())
@@ -70,11 +70,11 @@ def phase_rows(departures: Sequence[Departure]) -> list[dict[str, Any]]:
     phase, error, parts = (
         np.concatenate([getattr(d, name)[: d.frame] for d in departures]) for name in ("phase", "error", "parts")
     )
-    left = [d.phase[d.frame] for d in departures if d.left]
+    ends = [d.phase[d.frame] for d in departures if d.leaves]
     rows = []
     for k, name in enumerate(PHASES):
         here = phase == k
-        row = {"phase": name, "frames": int(here.sum()), "departures": left.count(k)}
+        row = {"phase": name, "frames": int(here.sum()), "departures": ends.count(k)}
         if here.any():
             row |= {"error_m": float(error[here].mean())}
             row |= dict(zip(PART_COLUMNS, map(float, parts[here].mean(axis=0)), strict=True))
@@ -95,7 +95,7 @@ def draw(path: Path, departures: Sequence[Departure], limit: float) -> None:
         for part, values in zip(PARTS, d.parts.T, strict=True):
             axis.plot(time, 100 * values, lw=1.2, label=part)
         axis.axhline(100 * limit, color="black", lw=0.6, ls=":")
-        if d.left:
+        if d.leaves:
             axis.axvline(d.frame / d.rate, color="black", lw=1.2)
         axis.set(xlim=(0, max(time[-1], 1.0 / d.rate)), ylim=(0, 400 * limit), ylabel="error, cm")
         axis.set_title(f"{d.clip}: {d.told}", fontsize=9, loc="left")
@@ -121,7 +121,10 @@ def main(arguments: list[str]) -> int:
         options = read_options([a for a in arguments if "=" in a], OPTIONS)
         if options["limit"] <= 0.0:
             raise RecipeError(f"limit={options['limit']:g}: must be positive, in m")
-        trials = read_trials([file for a in arguments if "=" not in a for file in find_clips(Path(a))])
+        files = [file for a in arguments if "=" not in a for file in find_clips(Path(a))]
+        if not files:
+            raise RecipeError("no rollout given: python tools/departure_report.py ROLLOUT... [out=DIR] [limit=METRES]")
+        trials = read_trials(files)
         if replays := [t.name for t in trials if t.rollout.kind != "rollout"]:
             raise GaitError(f"{replays[0]}: a motion without physics leaves nothing; give files of evaluate rollouts=true")
     except (RecipeError, MotionError, CaptureError, BodyError, GaitError) as error:

@@ -26,7 +26,7 @@ class Departure:
 
     ======== ================================================================================== =========== ====
     clip     name of the motion
-    error    mean distance of the sites from the reference, each relative to the main site      (F,)        m
+    error    mean distance of the other sites from the reference, relative to the main site     (F,)        m
     parts    the same over the sites of each of ``PARTS``                                       (F, 4)      m
     away     mean offset of the sites of ``PARTS`` from the reference, relative to the main
              site, and last that of the main site itself: forward, left, up                     (F, 5, 3)   m
@@ -45,14 +45,14 @@ class Departure:
     rate: float
 
     @property
-    def left(self) -> bool:
+    def leaves(self) -> bool:
         """Whether it leaves the reference before the rollout ends."""
         return self.frame < len(self.error)
 
     @property
     def told(self) -> str:
         """Time and phase of the departure and which part was off most soon after, in words."""
-        if not self.left:
+        if not self.leaves:
             return "stays near the reference"
         soon = slice(self.frame, self.frame + max(1, round(AFTER * self.rate)))
         part = int(self.parts[soon].mean(axis=0).argmax())
@@ -76,7 +76,7 @@ def departure(rollout: Rollout, body: Embodiment, limit: float) -> Departure:
     distance = np.linalg.norm(relative, axis=-1)
     members = [_sites(rollout, parts, side) for parts, side in ((TRUNK, ""), (ARMS, ""), (LEGS, "right"), (LEGS, "left"))]
     away = np.stack([*(relative[:, m].mean(axis=1) for m in members), off[:, 0]], axis=1) @ heading(rollout.ref_qpos)
-    error = distance.mean(axis=1)
+    error = distance[:, 1:].mean(axis=1)
     near = np.flatnonzero(error < limit)
     return Departure(
         rollout.clip, error, np.stack([distance[:, m].mean(axis=1) for m in members], axis=1), away,

@@ -17,6 +17,7 @@ from tests.unit.analysis.walks import walking
 from tools.analysis.departures import PHASES, departure, heading, phases
 from tools.departure_report import main
 
+WALK = str(library_dir("myo_fullbody") / "walk.npz")
 SWING = 3  # index of "left foot alone"
 
 
@@ -39,7 +40,7 @@ def astray(walk: Rollout) -> tuple[Rollout, int]:
 
 def test_who_follows_stays(walk: Rollout) -> None:
     d = departure(walk, load_body("myo_fullbody"), 0.1)
-    assert not d.left and d.told == "stays near the reference"
+    assert not d.leaves and d.told == "stays near the reference"
     assert d.error.max() < 1e-5 and np.abs(d.away).max() < 1e-5
     order = [k for k, _ in groupby(d.phase.tolist())]
     assert all((b - a) % 4 == 1 for a, b in pairwise(order)) and len(order) > 6
@@ -58,7 +59,7 @@ def test_a_leg_that_stays_behind_is_named_with_time_and_phase(walk: Rollout) -> 
 def test_an_error_that_passes_is_no_departure(walk: Rollout) -> None:
     rollout, frame = astray(walk)
     sites = np.concatenate([rollout.site_position[: frame + 9], walk.site_position[frame + 9 :]])
-    assert not departure(replace(rollout, site_position=sites), load_body("myo_fullbody"), 0.05).left
+    assert not departure(replace(rollout, site_position=sites), load_body("myo_fullbody"), 0.05).leaves
 
 
 def test_phases_by_the_foot_that_came_down_last() -> None:
@@ -89,14 +90,16 @@ def test_the_tool_writes_tables_and_a_picture(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["limit=0"], "limit=0: must be positive"),
-        ([], "a motion without physics"),
-        (["height=1"], "unknown option 'height'"),
+        ([WALK, "limit=0"], "limit=0: must be positive"),
+        ([WALK], "a motion without physics"),
+        ([WALK, "height=1"], "unknown option 'height'"),
+        (["nowhere"], "nowhere: no such file"),
+        ([], "no rollout given"),
     ],
 )
 def test_what_it_cannot_use_is_one_line(
     words: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main([str(library_dir("myo_fullbody") / "walk.npz"), f"out={tmp_path}", *words]) == 2
+    assert main([f"out={tmp_path}", *words]) == 2
     errors = capsys.readouterr().err
     assert says in errors and len(errors.splitlines()) == 1

@@ -88,9 +88,11 @@ class ReferenceBank:
             names.append(clip.name)
             lengths.append(len(qpos))
         if strangers:
-            log.warning("activations of %d clips (%s) are of a body with fixes %s, here they are %s; solve them anew with "
-                        "tools/solve_activations.py", len(strangers), strangers[0].name, list(strangers[0].solved_fixes),
-                        list(body.fixes))
+            log.warning(
+                "activations of %d clips (%s) are of a body with fixes %s, here they are %s; solve them anew with "
+                "tools/solve_activations.py CLIPS fixes=NAME,... force=true",
+                len(strangers), strangers[0].name, list(strangers[0].solved_fixes), list(body.fixes),
+            )
         if not names:
             raise MotionError("no motion to train on; give motions=DIR with clips made by tools/retarget.py")
         packed = [torch.from_numpy(np.concatenate(column)).to(device) for column in zip(*rows, strict=True)]

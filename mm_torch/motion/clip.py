@@ -136,7 +136,9 @@ class Clip:
     @property
     def solved_fixes(self) -> tuple[str, ...]:
         """Repairs of the body for which the activations were solved, as ``Embodiment.fixes``; none where it is not said."""
-        return tuple(self.provenance.get("activations", {}).get("fixes", ()))
+        solved = self.provenance.get("activations")
+        fixes = solved.get("fixes") if isinstance(solved, dict) else None
+        return tuple(fixes) if isinstance(fixes, list) else ()
 
     def save(self, path: Path | str) -> None:
         """Write the clip atomically (temporary file, then rename); single precision, compressed."""

@@ -28,8 +28,8 @@ class Departure:
     clip     name of the motion
     error    mean distance of the other sites from the reference, relative to the main site     (F,)        m
     parts    the same over the sites of each of ``PARTS``                                       (F, 4)      m
-    away     mean offset of the sites of ``PARTS`` from the reference, relative to the main
-             site, and last that of the main site itself: forward, left, up                     (F, 5, 3)   m
+    away     mean offset of these sites from the reference, relative to the main site:
+             forward, left, up                                                                  (F, 4, 3)   m
     phase    index of ``PHASES`` at each frame, by the reference                                (F,) int
     frame    first frame after which the error never comes below the limit again; F if none     int
     rate     frames per second                                                                  float       1/s
@@ -75,7 +75,7 @@ def departure(rollout: Rollout, body: Embodiment, limit: float) -> Departure:
     relative = off - off[:, :1]
     distance = np.linalg.norm(relative, axis=-1)
     members = [_sites(rollout, parts, side) for parts, side in ((TRUNK, ""), (ARMS, ""), (LEGS, "right"), (LEGS, "left"))]
-    away = np.stack([*(relative[:, m].mean(axis=1) for m in members), off[:, 0]], axis=1) @ heading(rollout.ref_qpos)
+    away = np.stack([relative[:, m].mean(axis=1) for m in members], axis=1) @ heading(rollout.ref_qpos)
     error = distance[:, 1:].mean(axis=1)
     near = np.flatnonzero(error < limit)
     return Departure(

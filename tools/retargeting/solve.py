@@ -278,11 +278,10 @@ def solve_smooth(normal: Normal, damping: Tensor, weights: Tensor, right: Tensor
     # Row d of a frame from its diagonal on: a column of the lower band, as LAPACK stores it.
     band = wide.as_strided((frames, dofs, 2 * dofs + 1), (3 * dofs**2, 3 * dofs + 1, 1)).reshape(frames * dofs, -1)
     _, x, failed = dpbsv(band.cpu().numpy().T, (right * keep[:frames]).reshape(-1).cpu().numpy(), lower=1, overwrite_ab=1)
-    out = torch.from_numpy(x).view(frames, dofs).to(right.device)
-    if failed or not bool(out.isfinite().all()):
+    if failed or not np.isfinite(x).all():
         raise ArithmeticError(f"normal equations of {frames} frames are not positive definite: targets or weights are not "
                               "finite")
-    return out
+    return torch.from_numpy(x).view(frames, dofs).to(right.device)
 
 
 def second_difference(frames: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,6 +16,8 @@ from mm_torch.sim.native import NativePhysics
 from mm_torch.task.env import MimicEnv
 from sim_models.registry import load_body
 from tests.unit.task.worlds import begin, library_clip, recipe
+from tools.refine_activations import COLUMNS, with_others
+from tools.retargeting.atomic import write_csv
 
 WORDS = ("recipe=fullbody_generalist", "task.action.reflexes=true", "evolution.steps=0")
 SETTINGS = BeamSettings(window=8, horizon=12, elites=2)
@@ -93,3 +98,12 @@ def test_where_all_fall_it_ends_and_keeps_what_there_was() -> None:
     act, frame = search(env, told)
     assert frame == 0 and not told
     assert torch.equal(act, env.bank.act[int(env.bank.offsets[1]) :][: len(act)])
+
+
+def test_the_table_keeps_the_lines_of_earlier_runs(tmp_path: Path) -> None:
+    table, earlier = tmp_path / "refined.csv", [{"clip": name, "status": "ok", "length": 9} for name in "ab"]
+    write_csv(table, COLUMNS, with_others(table, earlier))
+    now = [{"clip": name, "status": "left alone"} for name in "ac"] + [{"clip": "b", "status": "ok", "length": 12}]
+    write_csv(table, COLUMNS, with_others(table, now))
+    rows = {row["clip"]: (row["status"], row["length"]) for row in csv.DictReader(table.open())}
+    assert rows == {"a": ("ok", "9"), "b": ("ok", "12"), "c": ("left alone", "")}

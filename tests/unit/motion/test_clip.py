@@ -319,3 +319,5 @@ def test_activations_of_a_body_with_other_fixes_are_named(caplog: pytest.LogCapt
     assert "1 clips (wiggle) are of a body with fixes ['knee_ranges'], here they are []" in caplog.text
     ReferenceBank.build(body, [replace(toy_clip(act=False), provenance={"activations": {"fixes": ["knee_ranges"]}})])
     assert len(caplog.records) == 1
+    for odd in ("none", {"fixes": 3}, {"effort": "square"}):
+        assert replace(clip, provenance={"activations": odd}).solved_fixes == ()

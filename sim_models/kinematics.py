@@ -37,17 +37,15 @@ def site_motion(body: Embodiment, qpos: np.ndarray, qvel: np.ndarray) -> SiteMot
     model, data = body.model, mujoco.MjData(body.model)
     frames, sites = len(qpos), len(body.site_names)
     position, quaternion = np.empty((frames, sites, 3)), np.empty((frames, sites, 4))
-    velocity = np.empty((frames, sites, 6))
+    velocity, arm = np.empty((frames, sites, 6)), np.empty((frames, sites, 3))
     for f in range(frames):
         data.qpos[:], data.qvel[:] = qpos[f], qvel[f]
         mujoco.mj_kinematics(model, data)
         mujoco.mj_comPos(model, data)
         mujoco.mj_comVel(model, data)
         position[f], quaternion[f] = data.xpos[body.site_body_ids], data.xquat[body.site_body_ids]
-        cvel = data.cvel[body.site_body_ids]
-        arm = position[f] - data.subtree_com[body.site_root_ids]
-        velocity[f, :, :3] = cvel[:, :3]
-        velocity[f, :, 3:] = cvel[:, 3:] + np.cross(cvel[:, :3], arm)
+        velocity[f], arm[f] = data.cvel[body.site_body_ids], position[f] - data.subtree_com[body.site_root_ids]
+    velocity[..., 3:] += np.cross(velocity[..., :3], arm)
     return SiteMotion(position, quaternion, velocity)
 
 

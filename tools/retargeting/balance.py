@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
+from scipy.linalg import solveh_banded
 
 from sim_models.embodiment import Embodiment
 from sim_models.kinematics import reference_velocity
@@ -138,7 +139,7 @@ def shift(
     right = pull[:, 1, None] * wish
     right[:-1] += pull[1:, 0, None] * wish[1:]
     right[1:] += pull[:-1, 2, None] * wish[:-1]
-    return solve_banded(bands[:, :, None], (right - KEEP * before)[:, None])[:, 0]
+    return solveh_banded(bands, right - KEEP * before, lower=True)
 
 
 def before_smoothing(track: np.ndarray, cutoff: float) -> np.ndarray:
@@ -160,28 +161,3 @@ def _add_rows(bands: np.ndarray, rows: np.ndarray, start: int) -> None:
             first = np.arange(number) + start + i
             inside = (first >= 0) & (first + j - i < bands.shape[1])
             bands[j - i, first[inside]] += (rows[:, i] * rows[:, j])[inside]
-
-
-def solve_banded(bands: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Solve positive definite banded systems, L of them at once.
-
-    Args:
-        bands: (W, N, L); ``bands[k, n]`` are the entries (n, n + k).
-        right: (N, L, M) right-hand sides.
-
-    Returns:
-        (N, L, M) solutions.
-    """
-    width, number = bands.shape[:2]
-    factor, out = bands.copy(), right.copy()
-    for n in range(number):  # LDL^T, row by row
-        last = min(width, number - n)
-        ratio = factor[1:last, n] / factor[0, n]
-        for k in range(1, last):
-            factor[: last - k, n + k] -= ratio[k - 1] * factor[k:last, n]
-        out[n + 1 : n + last] -= ratio[..., None] * out[n]
-    for n in range(number - 1, -1, -1):
-        last = min(width, number - n)
-        out[n] -= (factor[1:last, n, :, None] * out[n + 1 : n + last]).sum(axis=0)
-        out[n] /= factor[0, n, :, None]
-    return out

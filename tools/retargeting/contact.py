@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from tools.retargeting import kernels
 from tools.retargeting.collision import Candidates, SelfCollision
 from tools.retargeting.ground import Soles, runs
-from tools.retargeting.kinematics import MotionKinematics, Pose, Runs, linear_velocity
+from tools.retargeting.kinematics import MotionKinematics, Pose
 from tools.retargeting.soles import Surface
 from tools.retargeting.solve import Normal
 
@@ -50,7 +50,7 @@ class Schedule:
     ========= ========================================================== ========
     contact   labels                                                     (F, K)
     strength  0 ... 1: labels faded in and out                           (F, K)
-    clearance wanted height of every point of the surface                (P, F) m
+    clearance wanted height of every point of the surface                (F, P) m
     ========= ========================================================== ========
     """
 
@@ -71,9 +71,9 @@ class Schedule:
         speed = np.linalg.norm(np.gradient(soles.center[..., :2], 1.0 / fps, axis=0), axis=-1)
         rise = np.clip((speed - STARTS) / (FULL - STARTS), 0.0, 1.0)
         wanted = np.where(contact, 0.0, CLEARANCE * rise**2 * (3.0 - 2.0 * rise))
-        clearance = np.zeros((len(surface.groups), len(contact)))
+        clearance = np.zeros((len(contact), len(surface.groups)))
         member = surface.groups >= 0
-        clearance[member] = wanted.T[surface.groups[member]]
+        clearance[:, member] = wanted[:, surface.groups[member]]
         return cls(contact, strength, clearance)
 
 
@@ -86,48 +86,25 @@ class ContactTerm:
 
     def __init__(self, kinematics: MotionKinematics, surface: Surface, schedule: Schedule, stiffness: Stiffness) -> None:
         self.kinematics, self.surface, self.stiffness = kinematics, surface, stiffness
-        self.clearance = kinematics.tensor(schedule.clearance) + stiffness.margin
-        self.strength = kinematics.tensor(schedule.strength.T)  # (K, F)
-        self.groups = [
-            [(k, torch.as_tensor(np.flatnonzero(surface.groups[block.points.cpu().numpy()] == k), device=kinematics.device))
-             for k in np.unique(surface.groups[block.points.cpu().numpy()]) if k >= 0]
-            for block in surface.points.blocks
-        ]
+        self.clearance = kinematics.tensor(schedule.clearance + stiffness.margin)
+        self.strength = kinematics.tensor(schedule.strength)
+        self.groups = kinematics.index(surface.groups)
+        first = [int(np.flatnonzero(surface.groups == k)[0]) for k in range(len(surface.names))]
+        self.part_links = surface.points.links[first]
 
     def __call__(self, pose: Pose, normal: Normal) -> None:
         """Add the rows."""
-        low = self.surface.lowest(pose)
-        step = self.kinematics.tangent(pose.qpos)
-        for block, groups in zip(self.surface.points.blocks, self.groups, strict=True):
-            if not normal.inside(block.runs):
-                continue
-            at = low[block.points]
-            over = at[:, 2] - self.clearance[block.points]
-            excess = over.clamp(max=0.0) + (over - SLACK).clamp_min(0.0)
-            square = self.stiffness.depth**2 * (over < 0.0)
-            held = []
-            for k, members in groups:
-                lowest = at[members, 2].argmin(dim=0)
-                stands = torch.zeros_like(over[members]).scatter_(0, lowest[None], self.strength[k][None])
-                square[members] += (self.stiffness.height * stands) ** 2
-                share = torch.softmax(-at[members, 2] / LOW, dim=0)
-                held.append((at[members] * share[:, None]).sum(dim=0))
-            weight = square.sqrt()
-            if bool((weight > 0).any()):
-                rise = linear_velocity(pose, block.screws, at, (2,))[:, 0]  # (n, m, F)
-                normal.rows((weight * excess).T, (weight[:, None] * rise).permute(2, 0, 1).contiguous(), block.runs)
-            if held and bool((self.strength > 0).any()):
-                # A part's points hang on one link: the weighted mean of their velocities is that of their mean.
-                screws = torch.stack([block.screws[members[0]] for _, members in groups])
-                slide = linear_velocity(pose, screws, torch.stack(held), (0, 1))  # (n, 2, m, F)
-                strength = torch.stack([self.strength[k] for k, _ in groups])
-                normal.between(self._slip(slide, strength), step, block.runs)
-
-    def _slip(self, velocity: Tensor, strength: Tensor) -> Tensor:
-        """(F - 1, 2 n, m) rows of parts with horizontal velocities (n, 2, m, F) per unit speed and strengths (n, F)."""
-        weight = 0.5 * self.stiffness.slip * (strength[:, 1:] * strength[:, :-1]).sqrt()
-        mean = weight[:, None, None] * (velocity[..., 1:] + velocity[..., :-1])
-        return mean.reshape(-1, *mean.shape[2:]).permute(2, 0, 1).contiguous()
+        frames, tables, stiffness = len(pose.qpos), normal.tables, self.stiffness
+        low, held = self.surface.lowest(pose), pose.qpos.new_empty(*self.strength.shape, 3)
+        self.kinematics.launch(
+            kernels.contact_rows, frames, low, tables.active, self.surface.points.links, self.groups, self.clearance,
+            self.strength, stiffness.depth, stiffness.height, SLACK, LOW, normal.load, normal.pull, normal.cost, held,
+        )
+        self.kinematics.launch(
+            kernels.slip_rows, frames, self.kinematics.tree, tables, pose.screw, pose.step, self.part_links, held,
+            self.strength, stiffness.slip, pose.qpos.new_empty(frames, pose.screw.shape[1]), normal.coupling,
+            normal.gradient, normal.cost,
+        )
 
 
 class CollisionTerm:
@@ -142,31 +119,23 @@ class CollisionTerm:
 
     def __call__(self, pose: Pose, normal: Normal) -> None:
         """Add a row for every pair that is too close."""
-        room, weight = self.stiffness.room, self.stiffness.overlap
-        found = self.collision.contacts(pose, self.candidates, room)
-        near = room - found.distance
-        value = weight * torch.where(near < room, near**2 / room, 2.0 * near - room)
-        slope = -2.0 * weight * (near / room).clamp(max=1.0)
-        for group in found.group.unique().tolist():
-            rows, runs = torch.nonzero(found.group == group).squeeze(1), self.collision.groups[group]
-            if not normal.inside(runs):
-                continue
-            jacobian = slope[rows, None] * self.collision.jacobian(pose, found, rows, runs)
-            normal.scattered(found.frame[rows], value[rows], jacobian, runs)
+        self.collision.repel(pose, self.candidates, self.stiffness.room, self.stiffness.overlap, normal)
 
 
 class SpeedTerm:
     """Joints turn no faster than a bound in rad/s."""
 
     def __init__(self, kinematics: MotionKinematics, bound: float, weight: float, fps: float) -> None:
-        self.kinematics, self.bound, self.weight = kinematics, bound / fps, weight
+        self.bound, self.weight = bound / fps, weight
         self.hinges = torch.isfinite(kinematics.low)
-        self.runs: Runs = ((slice(0, kinematics.dofs), slice(0, kinematics.dofs)),)
 
     def __call__(self, pose: Pose, normal: Normal) -> None:
         """Add rows on the steps that are too long, as if they went on from the bound."""
-        step = self.kinematics.tangent(pose.qpos)
-        over = (step.abs() - self.bound).clamp_min(0.0) * self.hinges
-        if bool((over > 0).any()):
-            active = torch.diag_embed(self.weight * (over > 0).to(step.dtype))
-            normal.between(active, over * step.sign(), self.runs)
+        step = pose.step[:, normal.window]
+        over = (step.abs() - self.bound).clamp_min(0.0) * self.hinges[normal.window]
+        square = self.weight**2 * (over > 0.0)
+        pull = self.weight**2 * over * step.sign()
+        for frames, sign in ((slice(1, None), 1.0), (slice(None, -1), -1.0)):
+            normal.gradient[frames] += sign * pull
+            normal.cost[frames] += 0.5 * self.weight**2 * (over**2).sum(1)
+        normal.coupling.diagonal(dim1=1, dim2=2).sub_(square)

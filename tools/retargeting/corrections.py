@@ -50,7 +50,7 @@ def calibrate_feet(
 
 def inclines(surface: Surface, pose: Pose) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """By site, the angle (F,) rad by which foot or toes rise forwards, and the axis (F, 3) about which they do."""
-    low = surface.lowest(pose).permute(2, 0, 1).cpu().numpy()  # (F, P, 3)
+    low = surface.lowest(pose).cpu().numpy()  # (F, P, 3)
     out = {}
     for side in SIDES:
         mine = {name.split("_")[0]: k for k, name in enumerate(surface.names) if name.endswith(f"_{side[0]}")}
@@ -98,11 +98,11 @@ def widen_steps(
     """
     body = collision.kinematics.body
     names = [name.removesuffix("_mimic") for name in body.site_names]
-    found = collision.contacts(pose, near, 0.0)
     feet = [int(body.model.geom_bodyid[geoms[-1]]) for geoms in body.foot_geom_ids.values()]
     legs = torch.stack([beyond_trunk(collision.kinematics, foot) for foot in feet]).any(dim=0)
-    overlap = -found.distance[legs[found.first] & legs[found.second]]
-    shift = min(0.5 * float(overlap.max()), WIDEST) if len(overlap) else 0.0
+    between_legs = near.where(legs[collision.links].all(dim=0)[near.pair])
+    overlap = -collision.distance(pose, between_legs)
+    shift = min(0.5 * max(float(overlap.max()), 0.0), WIDEST) if len(overlap) else 0.0
     position = targets.position.copy()
     for side, sign in zip(SIDES, (1.0, -1.0), strict=True):
         for point, share in (("knee", 0.5), ("ankle", 1.0), ("toes", 1.0)):
@@ -153,12 +153,12 @@ def held_feet(surface: Surface, schedule: Schedule) -> dict[str, np.ndarray]:
 def touched_arms(collision: SelfCollision, pose: Pose, near: Candidates, room: float) -> dict[str, np.ndarray]:
     """Side to (F,) 1 where its arm is closer than ``room`` m to another part of the body, of pairs ``near``, else 0."""
     body = collision.kinematics.body
-    found = collision.contacts(pose, near, room)
+    close = near.where(collision.distance(pose, near) < room)
     out = {}
     for side in SIDES:
         arm = beyond_trunk(collision.kinematics, body.model.body(body.mimic_sites[f"{side}_hand_mimic"]).id)
         out[side] = np.zeros(len(pose.qpos))
-        out[side][found.frame[arm[found.first] | arm[found.second]].cpu().numpy()] = 1.0
+        out[side][close.where(arm[collision.links].any(dim=0)[close.pair]).frame.cpu().numpy()] = 1.0
     return out
 
 

@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.linalg import solveh_banded
 
 from tools.retargeting import rotations
-from tools.retargeting.balance import solve_banded
 from tools.retargeting.kinematics import Pose
 from tools.retargeting.soles import Surface
 from tools.retargeting.solve import second_difference
@@ -133,7 +133,8 @@ def bridge(tracks: np.ndarray, weight: np.ndarray, rate: np.ndarray, reach: floa
     bands[0] = weight + SLIGHT + LETTING_GO * np.clip(_away(weight > 0.0) / reach - 1.0, 0.0, 1.0)
     for k, band in enumerate(second_difference(frames)):
         bands[k, : frames - k] += band.numpy()[:, None] / rate**4
-    return solve_banded(bands, weight[:, :, None] * tracks)
+    right = weight[:, :, None] * tracks
+    return np.stack([solveh_banded(bands[:, :, k], right[:, k], lower=True) for k in range(weight.shape[1])], axis=1)
 
 
 def _away(mask: np.ndarray) -> np.ndarray:
@@ -196,18 +197,18 @@ def part_motion(surface: Surface, pose: Pose, fps: float) -> tuple[np.ndarray, n
     links = surface.points.links
     for k in range(parts):
         members = np.flatnonzero(surface.groups == k)
-        which = members[low[members, 2].argmin(dim=0).cpu().numpy()]
-        link = links[which]
-        at = low[which, :, middle] - pose.position[link, :, middle]
-        local = pose.rotation[link, :, :, middle].transpose(1, 2) @ at[:, :, None]
-        ends = [pose.position[link, :, f] + (pose.rotation[link, :, :, f] @ local).squeeze(2) for f in (before, after)]
+        which = members[low[:, members, 2].argmin(dim=1).cpu().numpy()]
+        link = links[which].long()
+        at = low[middle, which] - pose.position[middle, link]
+        local = pose.rotation[middle, link].transpose(1, 2) @ at[:, :, None]
+        ends = [pose.position[f, link] + (pose.rotation[f, link] @ local).squeeze(2) for f in (before, after)]
         velocity[:, k] = (ends[1] - ends[0]).cpu().numpy() * fps / np.maximum(after - before, 1)[:, None]
-        height[:, k] = low[which, 2, middle].cpu().numpy()
+        height[:, k] = low[middle, which, 2].cpu().numpy()
     return velocity, height
 
 
 def support(surface: Surface, pose: Pose, contact: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Points (F, P, 2) m on the floor below the soles' spheres, and whether they carry (F, P) by the labels (F, K)."""
     spheres = np.flatnonzero(surface.groups >= 0)
-    at = surface.points.at(pose)[spheres, :2].permute(2, 0, 1).cpu().numpy()
+    at = surface.points.at(pose)[:, spheres, :2].cpu().numpy()
     return at, contact[:, surface.groups[spheres]]

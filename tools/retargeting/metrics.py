@@ -148,7 +148,7 @@ def fit_error(body: Embodiment, qpos: np.ndarray, position: np.ndarray) -> np.nd
     """(F, S) m between the sites of a motion (F, Q) and wanted positions (F, S, 3) m."""
     kinematics = kinematics_of(body)
     sites = kinematics.points(body.site_body_ids, np.zeros((len(body.site_names), 3)))
-    at = sites.at(kinematics.pose(kinematics.tensor(qpos))).permute(2, 0, 1).numpy()
+    at = sites.at(kinematics.pose(kinematics.tensor(qpos))).numpy()
     return np.linalg.norm(at - position, axis=-1)
 
 
@@ -213,7 +213,7 @@ def limits(body: Embodiment, qpos: np.ndarray) -> dict[str, float]:
 
 def contacts_and_tendons(model: mujoco.MjModel, qpos: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Deepest contact with the floor (F,) m and of the body with itself (F,) m, 0 where none; tendon lengths (F, T) m."""
-    data, floor = mujoco.MjData(model), np.flatnonzero(model.geom_bodyid == 0)
+    data, of_the_floor = mujoco.MjData(model), model.geom_bodyid == 0
     on_the_floor, inside, length = np.zeros(len(qpos)), np.zeros(len(qpos)), np.empty((len(qpos), model.ntendon))
     for f in range(len(qpos)):
         data.qpos[:] = qpos[f]
@@ -222,7 +222,7 @@ def contacts_and_tendons(model: mujoco.MjModel, qpos: np.ndarray) -> tuple[np.nd
         mujoco.mj_collision(model, data)
         length[f] = data.ten_length
         if data.ncon:
-            depth, with_floor = -data.contact.dist, np.isin(data.contact.geom, floor).any(axis=1)
+            depth, with_floor = -data.contact.dist, of_the_floor[data.contact.geom].any(axis=1)
             on_the_floor[f] = depth[with_floor].max(initial=0.0)
             inside[f] = depth[~with_floor].max(initial=0.0)
     return on_the_floor, inside, length

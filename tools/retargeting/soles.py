@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import mujoco
 import numpy as np
-import torch
 from torch import Tensor
 
+from tools.retargeting import kernels
 from tools.retargeting.kinematics import MotionKinematics, Points, Pose
 
 LONG = 0.08  # m: a first sole body that reaches this far forward has a rear and a front part
@@ -42,25 +42,21 @@ class Surface:
     names: tuple[str, ...]
 
     def lowest(self, pose: Pose) -> Tensor:
-        """Lowest surface points (P, 3, F) m in the world."""
+        """Lowest surface points (F, P, 3) m in the world."""
         low = self.points.at(pose)
-        spheres = len(self.radius)
-        low[:spheres, 2] -= self.radius[:, None]
-        if len(self.axes):
-            turned = torch.einsum("prcf,pck->pkrf", pose.rotation[self.points.links[spheres:]], self.axes)
-            extent = turned[:, :, 2].norm(dim=1).clamp_min(1e-9)
-            low[spheres:] -= (turned * turned[:, :, 2:]).sum(dim=1) / extent[:, None]
+        pose.kinematics.launch(kernels.lowest_points, low.shape[:2], pose.rotation, self.points.links, self.radius,
+                               self.axes, low)
         return low
 
     def parts(self, pose: Pose) -> tuple[np.ndarray, np.ndarray]:
         """Centre (F, K, 3) and lowest height (F, K) of every part of the soles, m."""
-        center, low = self.points.at(pose).cpu().numpy(), self.lowest(pose)[:, 2].cpu().numpy()
+        center, low = self.points.at(pose).cpu().numpy(), self.lowest(pose)[..., 2].cpu().numpy()
         members = [np.flatnonzero(self.groups == k) for k in range(len(self.names))]
         frames = len(pose.qpos)
         if not members:
             return np.zeros((frames, 0, 3)), np.zeros((frames, 0))
-        return (np.stack([center[m].mean(axis=0).T for m in members], axis=1),
-                np.stack([low[m].min(axis=0) for m in members], axis=1))
+        return (np.stack([center[:, m].mean(axis=1) for m in members], axis=1),
+                np.stack([low[:, m].min(axis=1) for m in members], axis=1))
 
 
 def floor_surface(kinematics: MotionKinematics, geoms: np.ndarray) -> Surface:

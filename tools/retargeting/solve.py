@@ -10,14 +10,15 @@ spoiled, afterwards.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from scipy.linalg.lapack import dpbsv
 from torch import Tensor
 
-from tools.retargeting.kinematics import MotionKinematics, Pose, Runs
+from tools.retargeting import kernels
+from tools.retargeting.kinematics import MotionKinematics, Pose
 
 FIRST_DAMPING = 0.1  # of the median stiffness; freer first steps overshoot into postures that a frame does not leave
 # m^2: a dof that the data hold less (twist of a straight arm, wrist, toes) is smoothed as if they held it so much; its
@@ -30,94 +31,63 @@ ATTEMPTS = 6  # damped steps that are tried before a solution is taken as final
 class Normal:
     """Normal equations of F frames in D dofs: those of a window of all.
 
-    ========= ================================================================== =============
-    hessian   ``sum J^T J`` of rows that belong to a frame                       (F, D, D)
-    coupling  block of frame t with frame t + 1, from rows on their difference   (F - 1, D, D)
-    gradient  ``sum J^T r``                                                      (F, D)
-    cost      ``sum r^2``; rows between frames count half for either             (F,)
-    window    dofs that are solved for; rows' derivatives by others are dropped  slice
-    ========= ================================================================== =============
+    ========== ================================================================== ===============
+    window     dofs that are solved for; rows' derivatives by others are dropped  slice
+    hessian    ``sum J^T J``: upper triangles of the blocks on the diagonal       (F, D, D)
+    coupling   block of frame t with frame t + 1, from rows on their difference   (F - 1, D, D)
+    gradient   ``sum J^T r``                                                      (F, D)
+    cost       ``sum r^2``; rows between frames count half for either             (F,)
+    load, pull ``sum a a^T`` and ``sum a r`` of rows with wrench a on a link,     (F, L, 6, 6)
+               until ``assemble`` makes Hessian and gradient of them              (F, L, 6)
+    ========== ================================================================== ===============
+
+    Rows between frames only add to the coupling, until ``close`` adds their part of the diagonal blocks.
     """
 
+    kinematics: MotionKinematics
+    window: slice
     hessian: Tensor
     coupling: Tensor
     gradient: Tensor
     cost: Tensor
-    window: slice
-    coupled: bool = False
+    load: Tensor
+    pull: Tensor
 
     @classmethod
     def zeros(cls, frames: int, kinematics: MotionKinematics, window: slice | None = None) -> Normal:
         """Of no rows, by default in all dofs."""
         new = lambda *shape: torch.zeros(*shape, dtype=torch.float64, device=kinematics.device)  # noqa: E731
         window = slice(0, kinematics.dofs) if window is None else window
-        d = window.stop - window.start
-        return cls(new(frames, d, d), new(frames - 1, d, d), new(frames, d), new(frames), window)
+        d, links = window.stop - window.start, kinematics.links
+        return cls(kinematics, window, new(frames, d, d), new(frames - 1, d, d), new(frames, d), new(frames),
+                   new(frames, links, 6, 6), new(frames, links, 6))
 
-    def inside(self, runs: Runs) -> Runs:
-        """The part of some runs of dofs that is in the window, as runs of its own dofs."""
-        out = []
-        for dofs, own in runs:
-            start, stop = max(dofs.start, self.window.start), min(dofs.stop, self.window.stop)
-            if start < stop:
-                first = own.start + start - dofs.start
-                out.append((slice(start - self.window.start, stop - self.window.start), slice(first, first + stop - start)))
-        return tuple(out)
+    def twin(self) -> Normal:
+        """Normal equations of the same kind, of no rows; room for rows that are not assembled is shared."""
+        zero = torch.zeros_like
+        return replace(self, hessian=zero(self.hessian), coupling=zero(self.coupling), gradient=zero(self.gradient),
+                       cost=zero(self.cost))
 
-    def rows(self, value: Tensor, jacobian: Tensor, runs: Runs) -> None:
-        """Add rows (F, R) with derivatives (F, R, C) by the dofs of some runs."""
-        runs, jacobian = self._crop(runs, jacobian)
-        across = jacobian.transpose(1, 2)
-        _add(self.hessian, across @ jacobian, runs)
-        pull = (across @ value[:, :, None]).squeeze(2)
-        for dofs, own in runs:
-            self.gradient[:, dofs] += pull[:, own]
-        self.cost += (value**2).sum(1)
+    def clear(self) -> None:
+        """Of no rows again; those that are not assembled stay."""
+        for part in (self.hessian, self.coupling, self.gradient, self.cost):
+            part.zero_()
 
-    def scattered(self, frame: Tensor, value: Tensor, jacobian: Tensor, runs: Runs) -> None:
-        """Add single rows (E,) at frames (E,) with derivatives (E, C) by the dofs of some runs."""
-        runs, jacobian = self._crop(runs, jacobian)
-        frames, columns = len(self.cost), jacobian.shape[1]
-        square, pull = value.new_zeros(frames, columns, columns), value.new_zeros(frames, columns)
-        square.index_add_(0, frame, jacobian[:, :, None] * jacobian[:, None])
-        pull.index_add_(0, frame, jacobian * value[:, None])
-        _add(self.hessian, square, runs)
-        for dofs, own in runs:
-            self.gradient[:, dofs] += pull[:, own]
-        self.cost.index_add_(0, frame, value**2)
+    @property
+    def tables(self) -> kernels.Window:
+        """The window for kernels."""
+        return self.kinematics.window(self.window.start, self.window.stop)
 
-    def between(self, jacobian: Tensor, step: Tensor, runs: Runs) -> None:
-        """Add rows ``K_t (q_{t+1} - q_t)``: K (F - 1, R, C), the steps taken (F - 1, all dofs), dofs of K's columns."""
-        taken = torch.cat([step[:, dofs] for dofs, _ in runs], dim=1)
-        value = (jacobian @ taken[:, :, None]).squeeze(2)
-        runs, jacobian = self._crop(runs, jacobian)
-        square = jacobian.transpose(1, 2) @ jacobian
-        pull = (jacobian.transpose(1, 2) @ value[:, :, None]).squeeze(2)
-        _add(self.hessian[1:], square, runs)
-        _add(self.hessian[:-1], square, runs)
-        _add(self.coupling, square, runs, -1)
-        for dofs, own in runs:
-            self.gradient[1:, dofs] += pull[:, own]
-            self.gradient[:-1, dofs] -= pull[:, own]
-        cost = 0.5 * (value**2).sum(1)
-        self.cost[1:] += cost
-        self.cost[:-1] += cost
-        self.coupled = True
+    def assemble(self, pose: Pose) -> Normal:
+        """Add what the links' rows make of Hessian and gradient."""
+        self.kinematics.launch(kernels.assemble, len(self.cost), self.kinematics.tree, self.tables, pose.screw, self.load,
+                               self.pull, self.hessian, self.gradient)
+        return self
 
-    def _crop(self, runs: Runs, jacobian: Tensor) -> tuple[Runs, Tensor]:
-        """Runs in the window and the columns that belong to them."""
-        inside = self.inside(runs)
-        if sum(own.stop - own.start for _, own in inside) == jacobian.shape[-1]:
-            return inside, jacobian
-        kept = torch.cat([jacobian[..., own] for _, own in inside], dim=-1)
-        ends = np.cumsum([0, *(own.stop - own.start for _, own in inside)])
-        return tuple((dofs, slice(int(a), int(b))) for (dofs, _), a, b in zip(inside, ends, ends[1:], strict=False)), kept
-
-
-def _add(whole: Tensor, part: Tensor, runs: Runs, sign: int = 1) -> None:
-    for rows, own_rows in runs:
-        for columns, own_columns in runs:
-            whole[:, rows, columns].add_(part[:, own_rows, own_columns], alpha=sign)
+    def close(self) -> None:
+        """Add the diagonal blocks of rows on differences of frames, once all rows are there."""
+        self.hessian[1:] -= self.coupling
+        self.hessian[:-1] -= self.coupling
 
 
 Term = Callable[[Pose, Normal], None]
@@ -184,8 +154,10 @@ def solve(
     qpos = kinematics.step(qpos, outside) if bool(outside.any()) else qpos
     window = slice(0, kinematics.dofs) if window is None else window
     low, high = kinematics.low[window], kinematics.high[window]
-    problem = _Problem(kinematics, terms, smoothness, window)
-    normal = problem.evaluate(qpos)
+    problem = _Problem(terms, smoothness)
+    normal = Normal.zeros(len(qpos), kinematics, window)
+    other = normal.twin()
+    problem.evaluate(qpos, normal)
     damped = torch.full((len(qpos),), damping, dtype=torch.float64, device=qpos.device)
     smooth_so_far = True
     for iteration in range(iterations):
@@ -201,45 +173,43 @@ def solve(
             trial = kinematics.step(qpos, move)
             if smooth_so_far and iteration == iterations - 1:
                 return trial  # no step so far went uphill: this one is not looked at any more
-            result = problem.evaluate(trial)
+            problem.evaluate(trial, other)
             # Frames that got worse are damped more, also where the step as a whole is good: they hold up no others.
-            worse = result.cost > normal.cost + 1e-9
+            worse = other.cost > normal.cost + 1e-9
             damped = torch.where(worse, damped.clamp_min(1e-3) * 10.0, damped * 0.3).clamp(1e-7, 1e6)
-            before, after = float(normal.cost.sum()), float(result.cost.sum())
+            before, after = float(normal.cost.sum()), float(other.cost.sum())
             if after < before:
                 break
             retried = True
         else:
             return qpos
         smooth_so_far = not retried
-        qpos, normal = trial, result
+        qpos, normal, other = trial, other, normal
         if 1.0 - after / max(before, 1e-30) < tolerance:
             break
     return qpos
 
 
 class _Problem:
-    def __init__(
-        self, kinematics: MotionKinematics, terms: list[Term], smoothness: Smoothness, window: slice
-    ) -> None:
-        self.kinematics, self.terms, self.smoothness, self.window = kinematics, terms, smoothness, window
+    def __init__(self, terms: list[Term], smoothness: Smoothness) -> None:
+        self.terms, self.smoothness = terms, smoothness
         self.weights: Tensor | None = None
 
-    def evaluate(self, qpos: Tensor) -> Normal:
+    def evaluate(self, qpos: Tensor, normal: Normal) -> None:
         """Normal equations at positions (F, Q), smoothness in gradient and cost only: its Hessian is banded."""
-        pose = self.kinematics.pose(qpos)
-        normal = Normal.zeros(len(qpos), self.kinematics, self.window)
-        for k, term in enumerate(self.terms):
+        normal.clear()
+        pose = normal.kinematics.pose(qpos)
+        for term in self.terms:
             term(pose, normal)
-            if k == 0 and self.weights is None:
-                self.weights = self.smoothness.weights(normal)
-        bend = self.kinematics.tangent(qpos)[:, self.window].diff(dim=0)
+            if self.weights is None:
+                self.weights = self.smoothness.weights(normal.assemble(pose))
+        normal.assemble(pose).close()
+        bend = pose.step[:, normal.window].diff(dim=0)
         pull = self.weights * bend
         normal.cost[1:-1] += (pull * bend).sum(1)
         normal.gradient[:-2] += pull
         normal.gradient[1:-1] -= 2.0 * pull
         normal.gradient[2:] += pull
-        return normal
 
 
 def solve_smooth(normal: Normal, damping: Tensor, weights: Tensor, right: Tensor, free: Tensor) -> Tensor:
@@ -248,7 +218,7 @@ def solve_smooth(normal: Normal, damping: Tensor, weights: Tensor, right: Tensor
     The matrix is banded with 2 D entries beside the diagonal; Cholesky's method on the band costs O(F D^3).
 
     Args:
-        normal: its Hessian (F, D, D) and coupling of neighbouring frames (F - 1, D, D).
+        normal: its Hessian (F, D, D), of which upper triangles are read, and coupling of neighbouring frames (F - 1, D, D).
         damping: (F, D) added to the diagonal.
         weights: (D,) k.
         right: (F, D) b.
@@ -261,23 +231,10 @@ def solve_smooth(normal: Normal, damping: Tensor, weights: Tensor, right: Tensor
         ArithmeticError: the matrix is not positive definite.
     """
     frames, dofs = right.shape
-    main, first, second = (band.to(right.device)[:, None] * weights for band in second_difference(frames))
-    wide = right.new_zeros(frames, dofs, 3 * dofs)  # rows of a frame by the columns of itself and the next two
-    keep = right.new_zeros(frames + 2, dofs)
-    keep[:frames] = free.to(right.dtype)
-    diagonal = wide.diagonal(dim1=1, dim2=2)
-    wide[:, :, :dofs] = normal.hessian
-    diagonal += main + damping
-    if normal.coupled:
-        wide[:-1, :, dofs : 2 * dofs] = normal.coupling
-    wide[:-1].diagonal(dofs, 1, 2).add_(first)
-    wide[:-2].diagonal(2 * dofs, 1, 2).copy_(second)
-    wide *= keep[:frames, :, None]
-    wide *= keep.unfold(0, 3, 1).transpose(1, 2).reshape(frames, 1, 3 * dofs)
-    diagonal += 1.0 - keep[:frames]
-    # Row d of a frame from its diagonal on: a column of the lower band, as LAPACK stores it.
-    band = wide.as_strided((frames, dofs, 2 * dofs + 1), (3 * dofs**2, 3 * dofs + 1, 1)).reshape(frames * dofs, -1)
-    _, x, failed = dpbsv(band.cpu().numpy().T, (right * keep[:frames]).reshape(-1).cpu().numpy(), lower=1, overwrite_ab=1)
+    band = right.new_empty(frames, dofs, 2 * dofs + 1)
+    normal.kinematics.launch(kernels.fill_band, (frames, dofs), normal.hessian, normal.coupling, damping, weights, free, band)
+    band = band.view(frames * dofs, -1).cpu().numpy().T
+    _, x, failed = dpbsv(band, (right * free).reshape(-1).cpu().numpy(), lower=1, overwrite_ab=1)
     if failed or not np.isfinite(x).all():
         raise ArithmeticError(f"normal equations of {frames} frames are not positive definite: targets or weights are not "
                               "finite")

@@ -189,7 +189,7 @@ class Solver:
         schedule = Schedule.of(plan.surface, soles, contact, self.fps)
         for _ in range(ATTEMPTS):
             qpos = self.follow(qpos, targets, self.contacts(near, plan.surface, schedule, HARD), FINAL_STEPS, self.legs)
-            if float(plan.surface.lowest(self.kinematics.pose(qpos))[:, 2].amin()) > -DEEPEST:
+            if float(plan.surface.lowest(self.kinematics.pose(qpos))[..., 2].amin()) > -DEEPEST:
                 break
         return Motion(qpos.cpu().numpy(), wanted, targets, contact, plan.surface.names, plan.tilt, plan.widened,
                       plan.balanced)
@@ -212,7 +212,7 @@ class Solver:
         for _ in range(PASSES):
             pose = self.kinematics.pose(qpos)
             targets = carry_on(
-                self.sites.at(pose).permute(2, 0, 1).cpu().numpy(), targets, held_feet(surface, schedule),
+                self.sites.at(pose).cpu().numpy(), targets, held_feet(surface, schedule),
                 touched_arms(self.collision, pose, near, SOFT.room), self.skeleton.names, self.fps,
             )
             if balanced:
@@ -290,7 +290,7 @@ class Solver:
 
     def near_floor(self, qpos: Tensor) -> Surface:
         """Surface of the soles and of whatever else comes near the floor."""
-        low = self.solid.lowest(self.kinematics.pose(qpos))[:, 2].amin(dim=1).cpu().numpy()
+        low = self.solid.lowest(self.kinematics.pose(qpos))[..., 2].amin(dim=0).cpu().numpy()
         near = np.setdiff1d(self.solid.geoms[low < NEAR_FLOOR], self.soles.geoms)
         return floor_surface(self.kinematics, near) if len(near) else self.soles
 

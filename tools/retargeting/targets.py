@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 import mujoco
 import numpy as np
 import torch
-from torch import Tensor
 
 from sim_models.embodiment import Embodiment
-from tools.retargeting import rotations
-from tools.retargeting.kinematics import Block, MotionKinematics, Pose, angular_velocity, linear_velocity
+from tools.retargeting import kernels, rotations
+from tools.retargeting.kinematics import MotionKinematics, Pose
 from tools.retargeting.skeleton import DOWN, SIDES, Capture
 from tools.retargeting.solve import Normal
 
@@ -67,79 +66,30 @@ class TargetTerm:
     def __init__(self, kinematics: MotionKinematics, targets: Targets) -> None:
         body = kinematics.body
         self.kinematics = kinematics
-        self.sites = kinematics.points(body.site_body_ids, np.zeros((len(body.site_names), 3)))
-        self.position = kinematics.tensor(targets.position).permute(1, 2, 0)  # (S, 3, F)
-        self.weight = kinematics.tensor(targets.weight)
+        links, place = kinematics.chain.body_link[body.site_body_ids], kinematics.chain.body_place[body.site_body_ids]
         turning = targets.turn_sites
-        place = kinematics.chain.body_place[body.site_body_ids[turning]][:, :, :3]
-        wanted = np.einsum("frij,rkj->frik", targets.turn, place)  # orientation of the link, not of its body
-        self.turn = kinematics.tensor(wanted).permute(1, 2, 3, 0)  # (R, 3, 3, F)
+        self.sites = kinematics.points(body.site_body_ids, np.zeros((len(links), 3)))
+        self.position, self.weight = kinematics.tensor(targets.position), kinematics.tensor(targets.weight)
+        self.turn_links = kinematics.index(links[turning])
+        # Orientations of the links, not of the sites' bodies.
+        self.turn = kinematics.tensor(np.einsum("frij,rkj->frik", targets.turn, place[turning, :, :3]))
         self.turn_weight = kinematics.tensor(targets.turn_weight)
-        self.turning = [_Turning.of(block, turning) for block in self.sites.blocks]
-        hinge = torch.isfinite(kinematics.low)
         neutral = kinematics.coordinates(kinematics.tensor(body.neutral_qpos)[None])[0]
         self.neutral = neutral.clamp(kinematics.low, kinematics.high)
-        self.posture = POSTURE_WEIGHT * hinge
+        self.posture = POSTURE_WEIGHT * torch.isfinite(kinematics.low)
 
     def __call__(self, pose: Pose, normal: Normal) -> None:
         """Add the rows."""
-        at = self.sites.at(pose)
-        error = at - self.position
-        frames = at.shape[-1]
-        for block, turning in zip(self.sites.blocks, self.turning, strict=True):
-            if not normal.inside(block.runs):
-                continue
-            weight = self.weight[block.points, None, None]
-            values = [(error[block.points] * weight).reshape(-1, frames)]
-            linear = linear_velocity(pose, block.screws, at[block.points]) * weight[..., None]
-            jacobians = [linear.reshape(-1, linear.shape[2], frames)]
-            if len(turning.numbers):
-                weight = self.turn_weight[turning.numbers, None, None]
-                value, half = _turn_error(pose.rotation[self.sites.links[turning.sites]], self.turn[turning.numbers])
-                velocity = angular_velocity(pose, turning.screws)
-                jacobian = half[:, None, None] * velocity + 0.5 * _cross(velocity, value[:, :, None])
-                values.append((value * weight).reshape(-1, frames))
-                jacobians.append((jacobian * weight[..., None]).reshape(-1, linear.shape[2], frames))
-            normal.rows(torch.cat(values).T, torch.cat(jacobians).permute(2, 0, 1).contiguous(), block.runs)
+        self.kinematics.launch(
+            kernels.target_rows, len(pose.qpos), pose.position, pose.rotation, normal.tables.active, self.sites.links,
+            self.sites.local, self.position, self.weight, self.turn_links, self.turn, self.turn_weight,
+            normal.load, normal.pull, normal.cost,
+        )
         posture = self.posture[normal.window]
         rest = posture * (self.kinematics.coordinates(pose.qpos) - self.neutral)[:, normal.window]
         normal.hessian.diagonal(dim1=1, dim2=2).add_(posture**2)
         normal.gradient += posture * rest
         normal.cost += (rest**2).sum(1)
-
-
-@dataclass(frozen=True, eq=False)
-class _Turning:
-    """Which sites of a block have a wanted orientation: site numbers, numbers among those, screws (n, m)."""
-
-    sites: Tensor
-    numbers: Tensor
-    screws: Tensor
-
-    @classmethod
-    def of(cls, block: Block, turning: np.ndarray) -> _Turning:
-        points = block.points.cpu().numpy()
-        inside = np.flatnonzero(np.isin(points, turning))
-        order = {int(site): k for k, site in enumerate(turning)}
-        index = lambda v: torch.as_tensor(np.array(v, dtype=np.int64), device=block.points.device)  # noqa: E731
-        return cls(block.points[index(inside)], index([order[int(p)] for p in points[inside]]), block.screws[index(inside)])
-
-
-def _turn_error(now: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
-    """``2 sin(a / 2) axis`` (R, 3, F) of the rotation by a from wanted to now, both (R, 3, 3, F), and cos(a / 2) (R, F)."""
-    diagonal = (now * wanted).sum(dim=(1, 2))
-    half = 0.5 * (1.0 + diagonal).clamp_min(1e-6).sqrt()
-    skew = torch.zeros_like(now[:, :, 0])
-    for i in range(3):
-        j, k = (i + 1) % 3, (i + 2) % 3  # entries (k, j) and (j, k) of now wanted^T
-        skew[:, i] = (now[:, k] * wanted[:, j] - now[:, j] * wanted[:, k]).sum(dim=1)
-    return 0.5 * skew / half[:, None], half
-
-
-def _cross(a: Tensor, b: Tensor) -> Tensor:
-    """Cross product along dimension 1, broadcast."""
-    (ax, ay, az), (bx, by, bz) = a.unbind(1), b.unbind(1)
-    return torch.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], dim=1)
 
 
 class Skeleton:

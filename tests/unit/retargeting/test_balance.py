@@ -20,7 +20,6 @@ from tools.retargeting.balance import (
     joint_moment,
     outside,
     shift,
-    solve_banded,
 )
 
 FPS = 100.0
@@ -79,19 +78,6 @@ def test_distance_to_the_hull():
     assert distance == pytest.approx([-0.4, 0.3, np.sqrt(2.0), 0.0], abs=1e-3)
     np.testing.assert_allclose(normal[1], [1.0, 0.0], atol=1e-9)
     np.testing.assert_allclose(normal[2], np.sqrt(0.5) * np.ones(2), atol=0.02)
-
-
-def test_banded_systems_equal_dense_ones():
-    rng, number, width, systems = np.random.default_rng(0), 9, 4, 3
-    bands, right = np.zeros((width, number, systems)), rng.normal(size=(number, systems, 2))
-    for s in range(systems):
-        root = np.triu(np.tril(rng.normal(size=(number, number)), width - 1))
-        matrix = root.T @ root + np.eye(number)
-        for k in range(width):
-            bands[k, : number - k, s] = np.diagonal(matrix, k)
-        np.testing.assert_allclose(solve_banded(bands[:, :, s : s + 1], right[:, s : s + 1])[:, 0],
-                                   np.linalg.solve(matrix, right[:, s]), atol=1e-10)
-    assert solve_banded(bands, right).shape == right.shape
 
 
 def test_the_shift_is_the_least_squares_solution():

@@ -176,8 +176,8 @@ def test_lowest_points_of_all_solid_geoms_are_exact(kinematics: MotionKinematics
     model = kinematics.body.model
     solid = np.flatnonzero((model.geom_contype != 0) & (model.geom_bodyid != 0))
     surface, qpos = floor_surface(kinematics, solid), _poses(kinematics)
-    low = surface.lowest(kinematics.pose(qpos))[:, 2].numpy()
-    mine = np.stack([low[surface.geoms == g].min(axis=0) for g in solid], axis=1)
+    low = surface.lowest(kinematics.pose(qpos))[..., 2].numpy()
+    mine = np.stack([low[:, surface.geoms == g].min(axis=1) for g in solid], axis=1)
     np.testing.assert_allclose(mine, lowest_points(kinematics.body, qpos.numpy(), solid), atol=1e-9)
 
 
@@ -194,9 +194,9 @@ def test_a_rolling_part_does_not_slide(kinematics: MotionKinematics):
     """A body that turns about the lowest point of its heel moves the heel's centre, not the material on the floor."""
     surface = floor_surface(kinematics, np.zeros(0, dtype=int))
     neutral = kinematics.tensor(kinematics.body.neutral_qpos[None])
-    low = surface.lowest(kinematics.pose(neutral))
-    heel = int(np.flatnonzero(surface.groups == 0)[low[np.flatnonzero(surface.groups == 0), 2, 0].argmin()])
-    pivot, angle = low[heel, :, 0].numpy(), np.array([-0.01, 0.0, 0.01])
+    low = surface.lowest(kinematics.pose(neutral))[0]
+    heel = int(np.flatnonzero(surface.groups == 0)[low[np.flatnonzero(surface.groups == 0), 2].argmin()])
+    pivot, angle = low[heel].numpy(), np.array([-0.01, 0.0, 0.01])
     qpos = neutral.repeat(3, 1)
     quat, turn = np.zeros(4), np.zeros(9)
     for f, a in enumerate(angle):
@@ -218,6 +218,7 @@ def test_contact_rows_have_the_gradient_of_their_cost(kinematics: MotionKinemati
     term = ContactTerm(kinematics, surface, schedule, Stiffness(20.0, 6.0, 0.0, 6.0, 0.0005, 0.008))
     normal = Normal.zeros(4, kinematics)
     term(kinematics.pose(qpos), normal)
+    normal.assemble(kinematics.pose(qpos))
     assert float(normal.cost.sum()) > 1e-3, "no row is active: the test shows nothing"
 
     def cost(at: torch.Tensor) -> torch.Tensor:

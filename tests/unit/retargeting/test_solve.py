@@ -15,7 +15,7 @@ from sim_models.embodiment import Embodiment
 from sim_models.registry import load_body
 from tests.unit.retargeting.captures import walking_poses, write_amass
 from tools.retargeting import rotations
-from tools.retargeting.kinematics import MotionKinematics, angular_velocity, linear_velocity
+from tools.retargeting.kinematics import MotionKinematics
 from tools.retargeting.limits import ELEVATION_FLOOR, limited_kinematics
 from tools.retargeting.metrics import (
     contacts_and_tendons,
@@ -58,32 +58,33 @@ def test_kinematics_equal_mujoco(body: Embodiment):
     for f in range(3):
         data.qpos[:] = qpos[f].numpy()
         mujoco.mj_kinematics(body.model, data)
-        np.testing.assert_allclose(sites[..., f], data.xpos[body.site_body_ids], atol=1e-12)
+        np.testing.assert_allclose(sites[f], data.xpos[body.site_body_ids], atol=1e-12)
         for b in body.site_body_ids:
-            turn = pose.rotation[kinematics.chain.body_link[b], :, :, f].numpy() @ kinematics.chain.body_place[b][:, :3]
+            turn = pose.rotation[f, kinematics.chain.body_link[b]].numpy() @ kinematics.chain.body_place[b][:, :3]
             np.testing.assert_allclose(turn, data.xmat[b].reshape(3, 3), atol=1e-12)
 
 
-def test_jacobians_match_differences(body: Embodiment):
+def test_screws_match_differences(body: Embodiment):
     kinematics, eps = MotionKinematics(body), 1e-6
     qpos = _scattered(kinematics, 2)
     pose = kinematics.pose(qpos)
     local = np.random.default_rng(0).normal(scale=0.1, size=(len(body.site_names), 3))
     points = kinematics.points(body.site_body_ids, local)
-    at, frames = points.at(pose), 2
-    linear = torch.zeros(len(at), 3, kinematics.dofs, frames, dtype=torch.float64)
-    angular = torch.zeros_like(linear)
-    for block in points.blocks:
-        for dofs, own in block.runs:
-            linear[block.points, :, dofs] = linear_velocity(pose, block.screws, at[block.points])[:, :, own]
-            angular[block.points, :, dofs] = angular_velocity(pose, block.screws)[:, :, own]
-    turn = lambda p: p.rotation[points.links].permute(3, 0, 1, 2).numpy()  # noqa: E731
+    at = points.at(pose).numpy()
+    linear, angular = np.zeros((2, *at.shape, kinematics.dofs))
+    above = [set(kinematics.chain.above[link]) for link in points.links]
+    for v, dof in enumerate(kinematics.screw_dofs):
+        column, screw = int(kinematics.column_of_dof[dof]), pose.screw[:, v].numpy()
+        for p in [p for p, dofs in enumerate(above) if dof in dofs and column >= 0]:
+            angular[:, p, :, column] += screw[:, :3]
+            linear[:, p, :, column] += screw[:, 3:] + np.cross(screw[:, :3], at[:, p])
+    turn = lambda p: p.rotation[:, points.links.long()].numpy()  # noqa: E731
     for d in range(kinematics.dofs):
         step = eps * torch.eye(kinematics.dofs, dtype=torch.float64)[[d, d]]
         up, down = kinematics.pose(kinematics.step(qpos, step)), kinematics.pose(kinematics.step(qpos, -step))
-        np.testing.assert_allclose((points.at(up) - points.at(down)) / (2 * eps), linear[:, :, d], atol=1e-6)
+        np.testing.assert_allclose((points.at(up) - points.at(down)) / (2 * eps), linear[..., d], atol=1e-6)
         spin = rotations.log(turn(up) @ np.swapaxes(turn(down), -1, -2)) / (2 * eps)
-        np.testing.assert_allclose(spin, angular[:, :, d].permute(2, 0, 1), atol=1e-5)
+        np.testing.assert_allclose(spin, angular[..., d], atol=1e-5)
 
 
 def test_target_rows_have_the_gradient_of_their_cost(body: Embodiment, tmp_path: Path):
@@ -92,6 +93,7 @@ def test_target_rows_have_the_gradient_of_their_cost(body: Embodiment, tmp_path:
     term, qpos, eps = TargetTerm(kinematics, targets), _scattered(kinematics, 3, 0.2), 1e-6
     normal = Normal.zeros(3, kinematics)
     term(kinematics.pose(qpos), normal)
+    normal.assemble(kinematics.pose(qpos))
 
     def cost(at: torch.Tensor) -> torch.Tensor:
         there = Normal.zeros(3, kinematics)
@@ -119,13 +121,11 @@ def test_banded_system_equals_the_dense_one(frames: int):
         rows = np.kron(first[f], link[f])
         dense += rows.T @ rows
     tensor = lambda x: torch.as_tensor(x, dtype=torch.float64)  # noqa: E731
-    square = np.swapaxes(link, 1, 2) @ link
-    blocks = hessian.copy()
-    blocks[1:] += square
-    blocks[:-1] += square
-    zeros = torch.zeros(frames, dofs, dtype=torch.float64)
-    normal = Normal(tensor(blocks), tensor(-square), zeros, zeros[:, 0], slice(0, dofs), coupled=True)
-    found = solve_smooth(normal, torch.full((frames, dofs), 0.3), tensor(weights), tensor(right), torch.as_tensor(free))
+    normal = Normal.zeros(frames, MotionKinematics(load_body("myo_bimanual")), slice(0, dofs))
+    normal.hessian += tensor(hessian)
+    normal.coupling -= tensor(np.swapaxes(link, 1, 2) @ link)
+    normal.close()
+    found = solve_smooth(normal, tensor(np.full((frames, dofs), 0.3)), tensor(weights), tensor(right), torch.as_tensor(free))
     wanted, kept = np.zeros(frames * dofs), free.ravel()
     wanted[kept] = np.linalg.solve(dense[np.ix_(kept, kept)], right.ravel()[kept])
     np.testing.assert_allclose(found.ravel(), wanted, atol=1e-12)
@@ -170,9 +170,9 @@ def _own_motion(kinematics: MotionKinematics, frames: int, fps: float) -> torch.
 def _own_targets(kinematics: MotionKinematics, qpos: torch.Tensor) -> Targets:
     body, pose = kinematics.body, kinematics.pose(qpos)
     sites = np.arange(len(body.site_names))
-    at = kinematics.points(body.site_body_ids, np.zeros((len(sites), 3))).at(pose).permute(2, 0, 1).numpy()
+    at = kinematics.points(body.site_body_ids, np.zeros((len(sites), 3))).at(pose).numpy()
     links, place = kinematics.chain.body_link[body.site_body_ids], kinematics.chain.body_place[body.site_body_ids]
-    turn = pose.rotation[links].permute(3, 0, 1, 2).numpy() @ place[:, :, :3]
+    turn = pose.rotation[:, links].numpy() @ place[:, :, :3]
     return Targets(at, np.ones(len(sites)), sites, turn, np.full(len(sites), 0.05), 1.0)
 
 
@@ -308,7 +308,7 @@ def test_figures_count_what_is_put_in(body: Embodiment):
     elbow = body.model.joint("elbow_flex_r").qposadr[0]
     qpos[:5, elbow] = body.model.joint("elbow_flex_r").range[1] + 0.01
     sites = limited_kinematics(body).points(body.site_body_ids, np.zeros((len(body.site_names), 3)))
-    at = sites.at(limited_kinematics(body).pose(torch.as_tensor(qpos))).permute(2, 0, 1).numpy()
+    at = sites.at(limited_kinematics(body).pose(torch.as_tensor(qpos))).numpy()
     figures = measure(body, qpos, 100.0, wanted=at + np.array([0.0, 0.0, 0.02]))
     assert figures.rmse_m == pytest.approx(0.02)
     joints = body.model.jnt_limited[body.hinge_ids].sum()

@@ -37,6 +37,7 @@ class SelfCollision:
 
     def __init__(self, kinematics: MotionKinematics) -> None:
         self.kinematics = kinematics
+        kinematics.launch.load(distances)
         model, chain = kinematics.body.model, kinematics.chain
         pairs = [(int(a), int(b)) for a, b in zip(model.pair_geom1, model.pair_geom2, strict=True)
                  if 0 not in (model.geom_bodyid[a], model.geom_bodyid[b])]

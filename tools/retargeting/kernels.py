@@ -12,6 +12,7 @@ Source: Featherstone, Rigid Body Dynamics Algorithms (2008), chapter 6, with A i
 from __future__ import annotations
 
 from itertools import accumulate
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -396,7 +397,10 @@ class Launcher:
 
     def __init__(self, device: torch.device) -> None:
         wp.config.log_level = wp.LOG_WARNING
-        wp.init()
+        try:
+            wp.init()
+        except OSError as error:
+            raise OSError(f"{error}: compiled kernels are kept there; set WARP_CACHE_PATH to a folder that can be written") from None
         self.device, self._torch_device = wp.device_from_torch(device), device
         self._types: dict[wp.Kernel, list[Any]] = {}
 
@@ -407,6 +411,10 @@ class Launcher:
                   for a, t in zip(arguments, types, strict=True)]
         stream = wp.stream_from_torch(self._torch_device) if self.device.is_cuda else None
         wp.launch(kernel, dim=dim, inputs=inputs, device=self.device, stream=stream)
+
+    def load(self, module: ModuleType) -> None:
+        """Compile the kernels of a module, or load them where that was done before, now and not at first use."""
+        wp.load_module(module, device=self.device)
 
     def struct(self, kind: Any, /, **fields: Any) -> Any:
         """A struct of tables; tensors become arrays of the types that it declares."""

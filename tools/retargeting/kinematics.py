@@ -71,6 +71,7 @@ class MotionKinematics:
     def __init__(self, body: Embodiment, device: str = "cpu") -> None:
         self.body, self.device = body, torch.device(device)
         self.launch = kernels.Launcher(self.device)
+        self.launch.load(kernels)
         self._latest: tuple[Pose | None, int] = (None, 0)
         model, couplings = body.model, body.couplings
         solid = np.flatnonzero((model.geom_contype != 0) | (model.geom_conaffinity != 0))

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from sim_models.embodiment import Embodiment
 from tools.retargeting import ground, rotations
-from tools.retargeting.balance import PLANES
 from tools.retargeting.collision import Candidates, SelfCollision
 from tools.retargeting.contact import REACH, CollisionTerm, ContactTerm, Schedule, SpeedTerm, Stiffness
 from tools.retargeting.corrections import (
@@ -38,9 +37,10 @@ COARSE, FINE = 8.0, 6.0  # Hz: cut-off of the first stage and of the result
 # limbs, is what moves the zero-moment point. It moves less with the pelvis' height, which follows pushes and flights.
 ROOT_RATE, HEIGHT_RATE = 4.0, 5.0
 SLOW_JOINTS = {"axial_rotation": 3.0, "flex_extension": 3.0, "lat_bending": 3.0}
-# m s^2 / rad: what accelerations of the planes of elevation cost. A hanging arm hardly shows its plane, which would swing by
-# half a turn from stride to stride; no muscle moves it so, least of all with the published 1 kg m^2 about it.
-PLANE_COST = 1e-3
+# m s^2 / rad: what accelerations of an arm cost where its position hardly shows them. A hanging arm does not show its plane
+# of elevation, which would swing by half a turn from stride to stride; no muscle moves it so, least of all with the published
+# 1 kg m^2 about it. Straight up, plane and rotation are one, and would swing against each other.
+SWING_COST = {"elv_angle": 1e-3, "shoulder_rot": 5e-4}
 COARSE_STEPS, FOLLOW_STEPS, CONTACT_STEPS, BALANCE_STEPS, FINAL_STEPS = 10, 2, 2, 1, 4
 PASSES = 3  # of carrying on contacts and of balance, each seen in what the one before made of the motion
 TOLERANCE = 1e-3
@@ -152,8 +152,8 @@ class Solver:
             for name, rate in SLOW_JOINTS.items() if name in body.joint_names
         }
         self.cost = {
-            column[int(body.model.joint(name).dofadr[0])]: PLANE_COST
-            for name in PLANES if name in body.joint_names
+            column[int(body.model.joint(f"{joint}_{side[0]}").dofadr[0])]: cost
+            for joint, cost in SWING_COST.items() for side in SIDES
         }
 
     def run(self, targets: Targets, guess: np.ndarray | None, outward: np.ndarray, balanced: bool = True) -> Motion:

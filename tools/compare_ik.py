@@ -34,7 +34,7 @@ from tools.retargeting.metrics import fit_error
 from tools.retargeting.pipeline import retarget
 from tools.retargeting.readers import Options, read_capture
 from tools.retargeting.skeleton import Capture, CaptureError
-from tools.retargeting.stages import first_guess, solver_for
+from tools.retargeting.stages import solver_for
 from tools.retargeting.targets import Targets
 
 DEFAULTS = {"body": "myo_fullbody", "fps": "100", "frames": "200"}
@@ -149,7 +149,7 @@ def compare(body: Embodiment, path: Path, fps: float, most: int) -> Row:
     ours = time.process_time() - start
     few = motion.wanted.at(np.arange(min(most, len(motion.qpos))))
     plain = PlainSolver(body, few)
-    guess = first_guess(solver.skeleton, few)[0]
+    guess = solver.first_guess(few)[0]
     start = time.process_time()
     followed = plain.run(guess)
     spent = time.process_time() - start

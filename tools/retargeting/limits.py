@@ -7,12 +7,14 @@ import numpy as np
 from sim_models.embodiment import Embodiment
 from tools.retargeting.kinematics import MotionKinematics
 
-ELEVATION_FLOOR = 0.1  # rad: below, the plane of elevation is undefined and swings by half a turn within a few frames
+# rad: below an elevation of 0.1 its plane is undefined and swings by half a turn within a few frames; at a pronation of 1.176
+# the supinator's path jumps to the other side of its wrapping geom, by 45 % of its length (docs/model_validation.md).
+NARROWED = {"shoulder_elv": (0.1, np.inf), "pro_sup": (-np.inf, 1.17)}
 GRID = 20001
 
 
 def limited_kinematics(body: Embodiment, device: str = "cpu") -> MotionKinematics:
-    """Kinematics with the limits that retargeting keeps: no coupled joint out of range at the ends, shoulders raised.
+    """Kinematics with the limits that retargeting keeps: no coupled joint out of range at the ends, some ranges narrowed.
 
     Inside a driver's interval, a coupled joint may still overrun its range by ``sim_models.couplings.RANGE_TOLERANCE``:
     the knee's published polynomials do so by up to 2.5e-4 rad where every step passes.
@@ -21,8 +23,8 @@ def limited_kinematics(body: Embodiment, device: str = "cpu") -> MotionKinematic
     columns = {int(dof): k for k, dof in enumerate(body.couplings.independent_dof)}
     for joint in body.independent_hinges[body.model.jnt_limited[body.independent_hinges].astype(bool)]:
         low, high = _inside(body, int(joint))
-        if body.model.joint(joint).name.startswith("shoulder_elv"):
-            low = max(low, ELEVATION_FLOOR)
+        least, most = NARROWED.get(body.model.joint(joint).name[:-2], (-np.inf, np.inf))
+        low, high = max(low, least), min(high, most)
         column = columns[int(body.model.jnt_dofadr[joint])]
         kinematics.low[column], kinematics.high[column] = low, high
     return kinematics

@@ -23,6 +23,7 @@ from tools.retargeting.corrections import (
     widen_steps,
 )
 from tools.retargeting.ground import Soles
+from tools.retargeting.guess import FirstGuess
 from tools.retargeting.kinematics import MotionKinematics
 from tools.retargeting.limits import limited_kinematics
 from tools.retargeting.skeleton import SIDES
@@ -45,9 +46,6 @@ COARSE_STEPS, FOLLOW_STEPS, CONTACT_STEPS, BALANCE_STEPS, FINAL_STEPS = 10, 2, 2
 PASSES = 3  # of carrying on contacts and of balance, each seen in what the one before made of the motion
 TOLERANCE = 1e-3
 ATTEMPTS, DEEPEST = 4, 1e-3  # the last stage is repeated while a surface is deeper in the floor, m
-# First guess, rad: joints whose neutral angle leaves undefined which way the limb turns (an arm hanging straight down
-# has no elevation plane, a straight knee no direction of bending).
-BENT = {"shoulder_elv": 0.4, "elbow_flex": 0.5, "hip_flexion": 0.3, "knee_angle": 0.6}
 FASTEST, SPEED_WEIGHT = 25.0, 1.0  # rad/s: the knee in a hard kick; m/rad
 SOFT = Stiffness(depth=10.0, height=4.0, slip=30.0, overlap=5.0, margin=0.0005, room=0.008)
 HARD = Stiffness(depth=60.0, height=6.0, slip=45.0, overlap=6.0, margin=0.0005, room=0.008)
@@ -139,6 +137,7 @@ class Solver:
         self.kinematics = limited_kinematics(body, device)
         self.collision = SelfCollision(self.kinematics)
         self.skeleton = Skeleton(body)
+        self.first_guess = FirstGuess(self.kinematics, self.skeleton)
         self.legs = legs_window(self.kinematics)
         self.neutral = self.kinematics.pose(self.kinematics.tensor(body.neutral_qpos)[None])
         self.soles = floor_surface(self.kinematics, np.zeros(0, dtype=int))
@@ -239,7 +238,7 @@ class Solver:
         frames = len(targets.position)
         stride = self._stride(frames, COARSE_RATE)
         few = targets.at(np.arange(0, frames, stride))
-        start = self.kinematics.tensor(first_guess(self.skeleton, few))
+        start = self.kinematics.tensor(self.first_guess(few))
         smooth = Smoothness(COARSE, self.fps / stride, cost=self.cost)
         qpos = solve(self.kinematics, start, [TargetTerm(self.kinematics, few)], smooth, COARSE_STEPS, TOLERANCE)
         return self.fill(qpos, frames, stride)
@@ -303,18 +302,3 @@ def legs_window(kinematics: MotionKinematics) -> slice | None:
     columns = sorted({int(kinematics.column_of_dof[dof]) for dof in moved} - {-1})
     whole = columns and columns[-1] - columns[0] + 1 == len(columns)
     return slice(columns[0], columns[-1] + 1) if whole else None
-
-
-def first_guess(skeleton: Skeleton, targets: Targets) -> np.ndarray:
-    """(F, Q) the neutral pose with the limbs a little bent, its root where the pelvis should be."""
-    body = skeleton.body
-    qpos = np.tile(body.neutral_qpos, (len(targets.position), 1))
-    for joint, angle in BENT.items():
-        for name in {f"{joint}_{side[0]}" for side in SIDES} & set(body.joint_names):
-            qpos[:, body.model.joint(name).qposadr[0]] = angle
-    if body.free_root:
-        pelvis = skeleton.names.index("pelvis")
-        turn = targets.turn[:, targets.turn_sites.tolist().index(pelvis)] @ skeleton.rest_mat[pelvis].T
-        qpos[:, 3:7] = rotations.to_quaternion(turn @ rotations.from_quaternion(body.neutral_qpos[3:7]))
-        qpos[:, :3] = targets.position[:, pelvis]
-    return body.couplings.enforce(qpos)

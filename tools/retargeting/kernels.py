@@ -400,7 +400,8 @@ class Launcher:
         try:
             wp.init()
         except OSError as error:
-            raise OSError(f"{error}: compiled kernels are kept there; set WARP_CACHE_PATH to a folder that can be written") from None
+            raise OSError(f"{error}: compiled kernels are kept there; set WARP_CACHE_PATH to a folder that can be written to"
+                          ) from None
         self.device, self._torch_device = wp.device_from_torch(device), device
         self._types: dict[wp.Kernel, list[Any]] = {}
 

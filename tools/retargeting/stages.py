@@ -41,7 +41,7 @@ SLOW_JOINTS = {"axial_rotation": 3.0, "flex_extension": 3.0, "lat_bending": 3.0}
 # m s^2 / rad: what accelerations of an arm cost where its position hardly shows them. A hanging arm does not show its plane
 # of elevation, which would swing by half a turn from stride to stride; no muscle moves it so, least of all with the published
 # 1 kg m^2 about it. Straight up, plane and rotation are one, and would swing against each other.
-SWING_COST = {"elv_angle": 1e-3, "shoulder_rot": 5e-4}
+SWINGING, SWING_COST = ("elv_angle", "shoulder_rot"), 1e-3
 COARSE_STEPS, FOLLOW_STEPS, CONTACT_STEPS, BALANCE_STEPS, FINAL_STEPS = 10, 2, 2, 1, 4
 PASSES = 3  # of carrying on contacts and of balance, each seen in what the one before made of the motion
 TOLERANCE = 1e-3
@@ -151,8 +151,8 @@ class Solver:
             for name, rate in SLOW_JOINTS.items() if name in body.joint_names
         }
         self.cost = {
-            column[int(body.model.joint(f"{joint}_{side[0]}").dofadr[0])]: cost
-            for joint, cost in SWING_COST.items() for side in SIDES
+            column[int(body.model.joint(f"{joint}_{side[0]}").dofadr[0])]: SWING_COST
+            for joint in SWINGING for side in SIDES
         }
 
     def run(self, targets: Targets, guess: np.ndarray | None, outward: np.ndarray, balanced: bool = True) -> Motion:

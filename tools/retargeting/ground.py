@@ -27,6 +27,7 @@ EXTENSION = 0.08
 SHORTEST, GAP = 0.06, 0.04  # s: shorter contacts are dropped, shorter breaks closed
 TILT_SD, HEIGHT_SD = 0.02, 0.01  # rad, m: prior of the tilt, scatter of the footholds' heights about the floor
 SLIGHT, LETTING_GO = 1e-3, 0.3  # weights by which a limb returns to its captured path, near a contact and far from any
+ON_THE_FLOOR = 0.04  # m: a part of the body other than the soles that is so low carries some of the weight
 SLOW = 0.25  # s: standard deviation of the Gaussian over the height correction
 
 
@@ -208,7 +209,13 @@ def part_motion(surface: Surface, pose: Pose, fps: float) -> tuple[np.ndarray, n
 
 
 def support(surface: Surface, pose: Pose, contact: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Points (F, P, 2) m on the floor below the soles' spheres, and whether they carry (F, P) by the labels (F, K)."""
-    spheres = np.flatnonzero(surface.groups >= 0)
-    at = surface.points.at(pose)[:, spheres, :2].cpu().numpy()
-    return at, contact[:, surface.groups[spheres]]
+    """Points (F, P, 2) m on the floor below the soles' spheres, and whether they carry (F, P) by the labels (F, K).
+
+    None carries where another part of the surface is on the floor: how hands, knees or trunk share the load is not known.
+    """
+    parts = surface.groups >= 0
+    at = surface.points.at(pose)[:, parts, :2].cpu().numpy()
+    feet = np.isin(surface.geoms, np.concatenate(list(pose.kinematics.body.foot_geom_ids.values())))
+    others = surface.lowest(pose)[:, ~feet, 2].cpu().numpy()
+    alone = others.min(axis=1, initial=np.inf) > ON_THE_FLOOR
+    return at, contact[:, surface.groups[parts]] & alone[:, None]

@@ -12,7 +12,7 @@ from sim_models.kinematics import reference_velocity
 from tools.retargeting import balance
 from tools.retargeting.ground import part_motion, support
 from tools.retargeting.kinematics import kinematics_of
-from tools.retargeting.soles import floor_surface
+from tools.retargeting.soles import floor_surface, solid_geoms
 
 LIMIT_TOLERANCE = 1e-5  # rad, m
 DEEP = 1e-3  # m: deeper floor contacts count as penetration
@@ -341,7 +341,7 @@ def _on_the_floor(
     body: Embodiment, qpos: np.ndarray, fps: float, motion: balance.Dynamics, contact: np.ndarray | None
 ) -> dict[str, float]:
     kinematics = kinematics_of(body)
-    surface = floor_surface(kinematics, np.zeros(0, dtype=int))
+    surface = floor_surface(kinematics, solid_geoms(body.model))
     pose = kinematics.pose(kinematics.tensor(qpos))
     velocity, low = part_motion(surface, pose, fps)
     speed = np.linalg.norm(velocity[..., :2], axis=-1)

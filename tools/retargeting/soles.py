@@ -59,6 +59,11 @@ class Surface:
                 np.stack([low[:, m].min(axis=1) for m in members], axis=1))
 
 
+def solid_geoms(model: mujoco.MjModel) -> np.ndarray:
+    """Geoms of the body that may touch the floor."""
+    return np.flatnonzero((model.geom_contype != 0) & (model.geom_bodyid != 0))
+
+
 def floor_surface(kinematics: MotionKinematics, geoms: np.ndarray) -> Surface:
     """Surface of the soles and of other ``geoms``."""
     body, model = kinematics.body, kinematics.body.model

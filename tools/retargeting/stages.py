@@ -27,7 +27,7 @@ from tools.retargeting.guess import FirstGuess
 from tools.retargeting.kinematics import MotionKinematics
 from tools.retargeting.limits import limited_kinematics
 from tools.retargeting.skeleton import SIDES
-from tools.retargeting.soles import Surface, floor_surface
+from tools.retargeting.soles import Surface, floor_surface, solid_geoms
 from tools.retargeting.solve import Smoothness, Term, solve
 from tools.retargeting.symmetry import symmetric
 from tools.retargeting.targets import Skeleton, Targets, TargetTerm, with_feet
@@ -123,7 +123,8 @@ class Solver:
     """Runs the stages for one body at one rate.
 
     The pose is found at ``COARSE_RATE``, floor, contacts and balance at ``WORK_RATE``. Nothing is faster than that but
-    contacts: at the full rate, cubics give the motion, and only the legs are solved once more.
+    contacts: at the full rate, cubics give the motion, and only the legs are solved once more, unless more than the soles
+    comes near the floor.
 
     Args:
         body: embodiment.
@@ -141,8 +142,7 @@ class Solver:
         self.legs = legs_window(self.kinematics)
         self.neutral = self.kinematics.pose(self.kinematics.tensor(body.neutral_qpos)[None])
         self.soles = floor_surface(self.kinematics, np.zeros(0, dtype=int))
-        solid = np.flatnonzero((body.model.geom_contype != 0) & (body.model.geom_bodyid != 0))
-        self.solid = floor_surface(self.kinematics, solid)
+        self.solid = floor_surface(self.kinematics, solid_geoms(body.model))
         self.sites = self.kinematics.points(body.site_body_ids, np.zeros((len(body.site_names), 3)))
         column = {int(dof): k for k, dof in enumerate(body.couplings.independent_dof)}
         root = [ROOT_RATE] * 2 + [HEIGHT_RATE] + [ROOT_RATE] * 3
@@ -182,15 +182,15 @@ class Solver:
         targets = replace(wanted, position=wanted.position + fill_track(plan.offset, frames, stride))
         qpos = self.fill(plan.qpos, frames, stride)
         contact = fill_track(plan.contact.astype(float), frames, stride) > 1.0 - 1e-9
-        pose = self.kinematics.pose(qpos)
-        near = self.collision.moved_by(self.collision.candidates(pose, REACH), self.legs)
-        soles = Soles.of(plan.surface, pose, self.fps)
-        schedule = Schedule.of(plan.surface, soles, contact, self.fps)
         for _ in range(ATTEMPTS):
-            qpos = self.follow(qpos, targets, self.contacts(near, plan.surface, schedule, HARD), FINAL_STEPS, self.legs)
-            if float(plan.surface.lowest(self.kinematics.pose(qpos))[..., 2].amin()) > -DEEPEST:
+            pose, surface = self.kinematics.pose(qpos), self.near_floor(qpos)
+            window = self.legs if surface is self.soles else None
+            near = self.collision.moved_by(self.collision.candidates(pose, REACH), window)
+            schedule = Schedule.of(surface, Soles.of(surface, pose, self.fps), contact, self.fps)
+            qpos = self.follow(qpos, targets, self.contacts(near, surface, schedule, HARD), FINAL_STEPS, window)
+            if float(self.solid.lowest(self.kinematics.pose(qpos))[..., 2].amin()) > -DEEPEST:
                 break
-        return Motion(qpos.cpu().numpy(), wanted, targets, contact, plan.surface.names, plan.tilt, plan.widened,
+        return Motion(qpos.cpu().numpy(), wanted, targets, contact, self.soles.names, plan.tilt, plan.widened,
                       plan.balanced)
 
     def plan(self, qpos: Tensor, targets: Targets, outward: np.ndarray, balanced: bool) -> Plan:

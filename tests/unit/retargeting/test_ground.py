@@ -11,6 +11,7 @@ import torch
 
 from sim_models.kinematics import lowest_points
 from sim_models.registry import load_body
+from tools.retargeting import rotations
 from tools.retargeting.contact import ContactTerm, Schedule, Stiffness
 from tools.retargeting.corrections import calibrate_feet, carry_on
 from tools.retargeting.ground import (
@@ -22,12 +23,13 @@ from tools.retargeting.ground import (
     part_motion,
     runs,
     slow_height,
+    support,
     travel,
 )
 from tools.retargeting.kinematics import MotionKinematics
 from tools.retargeting.pipeline import retarget, sites_of
 from tools.retargeting.skeleton import JointMotion
-from tools.retargeting.soles import floor_surface
+from tools.retargeting.soles import floor_surface, solid_geoms
 from tools.retargeting.solve import Normal
 from tools.retargeting.stages import fill_track, solver_for
 
@@ -282,3 +284,32 @@ def test_a_body_that_is_given_in_the_floor_is_brought_out_and_stands_still():
     inner[1:-1] &= made.contact[2:] & made.contact[:-2]
     assert inner.mean() > 0.3, "there is hardly a contact: the test shows nothing"
     assert np.percentile(np.linalg.norm(velocity[..., :2], axis=-1)[inner], 95) < 0.05
+
+
+def test_hands_that_are_given_in_the_floor_come_out_of_it_and_carry_no_one_knows_how_much():
+    """On all fours, hands 5 cm too deep, standing up at the end."""
+    solver = solver_for(load_body("myo_fullbody"), FPS)
+    body, frames = solver.body, 120
+    down = np.clip(2.0 - np.arange(frames) / 40.0, 0.0, 1.0)
+    qpos = np.tile(body.neutral_qpos, (frames, 1))
+    for joint, angle in {"hip_flexion": 2.0, "knee_angle": 0.8, "elv_angle": 1.57, "shoulder_elv": 1.6}.items():
+        for side in "lr":
+            qpos[:, body.model.joint(f"{joint}_{side}").qposadr[0]] += angle * down
+    qpos = body.couplings.enforce(qpos)
+    half = 0.5 * 2.15 * down
+    pitch = np.stack([np.cos(half), np.sin(half), np.zeros(frames), np.zeros(frames)], axis=1)  # about the axis to the left
+    qpos[:, 3:7] = rotations.to_quaternion(rotations.from_quaternion(pitch) @ rotations.from_quaternion(qpos[:, 3:7]))
+    solid = solid_geoms(body.model)
+    hands = ["ph" in body.model.body(int(body.model.geom_bodyid[g])).name for g in solid]
+    feet = np.isin(solid, np.concatenate(list(body.foot_geom_ids.values())))
+    qpos[:, 2] -= lowest_points(body, qpos, solid)[:, feet].min(axis=1)
+    assert lowest_points(body, qpos, solid)[:40, hands].min() < -0.03, "the hands are above the floor: the test shows nothing"
+    names = tuple(body.joint_names[j] for j in body.independent_hinges)
+    motion = JointMotion(FPS, names, qpos[:, body.model.jnt_qposadr[body.independent_hinges]], qpos[:, :7])
+    made = retarget(body, motion, FPS)
+    height = lowest_points(body, made.qpos, solid)
+    assert height.min() > -1e-3
+    assert height[:40, hands].min() < 0.03, "the hands are off the floor"
+    surface = floor_surface(solver.kinematics, solid)
+    carries = support(surface, solver.kinematics.pose(solver.kinematics.tensor(made.qpos)), made.contact)[1].any(axis=1)
+    assert not carries[:40].any() and carries[-30:].all()

@@ -212,6 +212,17 @@ def test_no_coupled_joint_is_out_of_range_at_the_ends_of_its_drivers_range(body:
     assert least[0] == pytest.approx(NARROWED["shoulder_elv"][0])
 
 
+def test_pronation_stays_on_one_side_of_the_supinators_jump(body: Embodiment):
+    kinematics, largest = limited_kinematics(body), []
+    joint = body.model.joint("pro_sup_r")
+    column = int(kinematics.column_of_dof[joint.dofadr[0]])
+    for most in (float(kinematics.high[column]), joint.range[1]):
+        qpos = np.tile(body.neutral_qpos, (120, 1))
+        qpos[:, joint.qposadr[0]] = np.linspace(joint.range[0], most, 120)
+        largest.append(tendon_jump(contacts_and_tendons(body.model, qpos)[2], body.model.tendon_length0)[0])
+    assert largest[0] < 0.05 < 0.4 < largest[1], largest
+
+
 def test_the_cost_of_an_acceleration_calms_a_hanging_arms_plane(body: Embodiment):
     kinematics, fps, frames = limited_kinematics(body), 50.0, 60
     qpos = np.tile(body.neutral_qpos, (frames, 1))

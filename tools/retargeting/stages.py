@@ -42,7 +42,7 @@ SLOW_JOINTS = {"axial_rotation": 3.0, "flex_extension": 3.0, "lat_bending": 3.0}
 # of elevation, which would swing by half a turn from stride to stride; no muscle moves it so, least of all with the published
 # 1 kg m^2 about it. Straight up, plane and rotation are one, and would swing against each other.
 SWINGING, SWING_COST = ("elv_angle", "shoulder_rot"), 1e-3
-COARSE_STEPS, FOLLOW_STEPS, CONTACT_STEPS, BALANCE_STEPS, FINAL_STEPS = 10, 2, 2, 1, 4
+COARSE_STEPS, FOLLOW_STEPS, CONTACT_STEPS, BALANCE_STEPS, FINAL_STEPS = 6, 2, 2, 1, 4
 PASSES = 3  # of carrying on contacts and of balance, each seen in what the one before made of the motion
 TOLERANCE = 1e-3
 ATTEMPTS, DEEPEST = 4, 1e-3  # the last stage is repeated while a surface is deeper in the floor, m

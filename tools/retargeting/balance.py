@@ -14,7 +14,7 @@ import numpy as np
 from scipy.linalg import solveh_banded
 
 from sim_models.embodiment import Embodiment
-from sim_models.kinematics import reference_velocity
+from sim_models.kinematics import bare_model, reference_velocity
 
 GRAVITY = 9.81
 DIRECTIONS = 180  # over which the hull of the contacts is seen; its distance is exact to 1.5e-4
@@ -51,7 +51,8 @@ def inverse_dynamics(body: Embodiment, qpos: np.ndarray, fps: float) -> tuple[np
 
     Source: recursive Newton-Euler of MuJoCo; velocities and accelerations by central differences.
     """
-    model, data = body.model, mujoco.MjData(body.model)
+    model = bare_model(body)
+    data = mujoco.MjData(model)
     qvel = reference_velocity(body, qpos, 1.0 / fps)
     qacc = np.gradient(qvel, 1.0 / fps, axis=0) if len(qvel) > 1 else np.zeros_like(qvel)
     force, com, turn = np.empty((len(qpos), model.nv)), np.empty((len(qpos), 3)), np.empty((len(qpos), 9))

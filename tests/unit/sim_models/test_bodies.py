@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from sim_models.embodiment import Embodiment
-from sim_models.kinematics import lowest_sole, reference_velocity, site_motion
+from sim_models.kinematics import bare_model, lowest_sole, reference_velocity, site_motion
 from sim_models.registry import BODIES, load_body
 
 VARIANTS = [("myo_fullbody", False), ("myo_fullbody", True), ("myo_bimanual", False), ("myo_bimanual", True),
@@ -233,6 +233,21 @@ def test_site_velocities_are_derivatives_of_site_positions() -> None:
     sites = site_motion(body, np.stack([before, start, after]), np.stack([velocity] * 3))
     numeric = (sites.position[2] - sites.position[0]) / (2 * step)
     np.testing.assert_allclose(sites.velocity[1, :, 3:], numeric, atol=1e-5)
+
+
+@every_body
+def test_the_bare_model_moves_as_the_whole_one(body: Embodiment) -> None:
+    rng, found = np.random.default_rng(2), []
+    velocity, acceleration = rng.normal(size=(2, body.model.nv))
+    for model in (body.model, bare_model(body)):
+        data, force = mujoco.MjData(model), np.zeros(model.nv)
+        data.qpos[:], data.qvel[:], data.qacc[:] = random_poses(body, 1, seed=3)[0], velocity, acceleration
+        for stage in (mujoco.mj_kinematics, mujoco.mj_comPos, mujoco.mj_comVel):
+            stage(model, data)
+        mujoco.mj_rne(model, data, 1, force)
+        found.append(np.concatenate([data.xpos.ravel(), data.xquat.ravel(), data.cvel.ravel(), force]))
+    np.testing.assert_allclose(*found, rtol=1e-12, atol=1e-12)
+    assert bare_model(body).nsite == 0 < body.model.nsite
 
 
 def test_hash_tells_bodies_and_fingers_apart() -> None:

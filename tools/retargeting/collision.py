@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tools.retargeting import distances, kernels
+from tools.retargeting import distances
 from tools.retargeting.kinematics import MotionKinematics, Pose
+from tools.retargeting.launch import ragged
 from tools.retargeting.solve import Normal
 
 _SPHERE, _CAPSULE, _ELLIPSOID = (int(getattr(mujoco.mjtGeom, f"mjGEOM_{n}")) for n in ("SPHERE", "CAPSULE", "ELLIPSOID"))
@@ -59,7 +60,7 @@ class SelfCollision:
         screw = {int(dof): v for v, dof in enumerate(kinematics.screw_dofs)}
         above = [{screw[dof] for dof in chain.above[link]} for link in links]
         apart = [sorted(above[i] ^ above[j]) for i, j in ordered]
-        start, dofs = kernels.ragged(apart)
+        start, dofs = ragged(apart)
         index, tensor = kinematics.index, kinematics.tensor
         self.geoms = kinematics.launch.struct(
             distances.Geoms, link=index(links), turn=tensor(place[:, :, :3] @ turns.reshape(-1, 3, 3)),

@@ -18,6 +18,7 @@ from mm_torch.maths import quaternion
 from sim_models.embodiment import Embodiment
 from tools.retargeting import kernels
 from tools.retargeting.chain import Chain
+from tools.retargeting.launch import Launcher, ragged
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,7 +71,7 @@ class MotionKinematics:
 
     def __init__(self, body: Embodiment, device: str = "cpu") -> None:
         self.body, self.device = body, torch.device(device)
-        self.launch = kernels.Launcher(self.device)
+        self.launch = Launcher(self.device)
         self.launch.load(kernels)
         self._latest: tuple[Pose | None, int] = (None, 0)
         model, couplings = body.model, body.couplings
@@ -119,7 +120,7 @@ class MotionKinematics:
             if k is not None and couplings.driver_dof[k] >= 0:
                 driver[j], slope[j] = couplings.driver_qpos[k], couplings.poly[k, 1:] * np.arange(1, 5)
         screw = {int(dof): v for v, dof in enumerate(self.screw_dofs)}
-        start, above = kernels.ragged([[screw[dof] for dof in dofs] for dofs in chain.above])
+        start, above = ragged([[screw[dof] for dof in dofs] for dofs in chain.above])
         joints = np.arange(len(chain.dof)) + self.links - len(chain.dof)
         return self.launch.struct(
             kernels.Tree, free=int(self.body.free_root), parent=self.index(chain.parent),

@@ -15,11 +15,11 @@ from sim_models.embodiment import Embodiment
 from sim_models.kinematics import site_motion
 from tools.retargeting import (
     balance,
-    chain,
-    collision,
     contact,
     corrections,
+    distances,
     ground,
+    guess,
     limits,
     repair,
     rotations,
@@ -38,7 +38,7 @@ from tools.retargeting.targets import Skeleton, Targets, build_targets, turning,
 from tools.solve_activations import figures, with_activations
 
 MODULES: tuple[ModuleType, ...] = (
-    balance, chain, collision, contact, corrections, ground, limits, repair, soles, solve, stages, symmetry, targets,
+    balance, contact, corrections, distances, ground, guess, limits, repair, soles, solve, stages, symmetry, targets,
 )
 
 

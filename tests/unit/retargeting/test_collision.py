@@ -15,8 +15,8 @@ from sim_models.registry import load_body
 from tools.retargeting.collision import SelfCollision
 from tools.retargeting.contact import REACH, CollisionTerm, Stiffness
 from tools.retargeting.distances import project
-from tools.retargeting.kernels import Launcher
 from tools.retargeting.kinematics import MotionKinematics
+from tools.retargeting.launch import Launcher
 from tools.retargeting.metrics import touching
 from tools.retargeting.pipeline import retarget
 from tools.retargeting.readers import Options, read_capture

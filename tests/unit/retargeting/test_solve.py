@@ -25,11 +25,11 @@ from tools.retargeting.metrics import (
     measure,
     tendon_jump,
 )
-from tools.retargeting.pipeline import config, retarget
+from tools.retargeting.pipeline import config, retarget, sites_of
 from tools.retargeting.readers import Options, read_capture
 from tools.retargeting.skeleton import POINTS, SEGMENTS, Capture, CaptureError, JointMotion
 from tools.retargeting.solve import Normal, Smoothness, solve, solve_smooth
-from tools.retargeting.stages import solver_for
+from tools.retargeting.stages import Solver, solver_for
 from tools.retargeting.targets import Skeleton, Targets, TargetTerm, build_targets
 
 
@@ -252,6 +252,14 @@ def test_the_pelvis_follows_pushes_and_flights_and_swallows_as_quick_a_sway():
         found = solver.follow(truth, _own_targets(solver.kinematics, truth), [], 8)
         error.append(float((found - truth)[10:-10, axis].abs().max()))
     assert error[0] < 0.02 < 0.025 < error[1], error
+
+
+@pytest.mark.gpu
+def test_a_gpu_finds_the_same_motion():
+    body, fps = load_body("myo_fullbody"), 100.0
+    targets, outward = sites_of(body, _own_motion(limited_kinematics(body), 40, fps).numpy())
+    here, there = (Solver(body, fps, device).run(targets, None, outward) for device in ("cpu", "cuda"))
+    np.testing.assert_allclose(there.qpos, here.qpos, atol=1e-6)
 
 
 def _t_pose(body: Embodiment, frames: int = 12) -> tuple[Capture, np.ndarray]:

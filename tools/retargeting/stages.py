@@ -88,7 +88,6 @@ class Plan:
     turn, shift that levelled the captured floor                                   (3, 3), (F, 3) m
     offset      of every site's target for step width, contacts and balance        (F, S, 3) m
     contact     labels of the parts of the soles                                   (F, K)
-    surface     soles and whatever else comes near the floor
     tilt, widened, balanced                                                        as in ``Motion``
     =========== ================================================================== =================
     """
@@ -99,7 +98,6 @@ class Plan:
     shift: np.ndarray
     offset: np.ndarray
     contact: np.ndarray
-    surface: Surface
     tilt: float
     widened: float
     balanced: float
@@ -218,7 +216,7 @@ class Solver:
                 targets, moved = balance_over_feet(self.kinematics, surface, qpos, targets, contact, moved, self.fps,
                                                    ROOT_RATE)
             qpos = self.follow(qpos, targets, self.contacts(near, surface, schedule, SOFT), BALANCE_STEPS)
-        return Plan(qpos, feet, turn, shift, targets.position - wanted, contact, surface, tilt, widened,
+        return Plan(qpos, feet, turn, shift, targets.position - wanted, contact, tilt, widened,
                     float(np.linalg.norm(moved, axis=1).max(initial=0.0)))
 
     def follow(

@@ -24,7 +24,7 @@ FIRST_DAMPING = 0.1  # of the median stiffness; freer first steps overshoot into
 # m^2: a dof that the data hold less (twist of a straight arm, wrist, toes) is smoothed as if they held it so much; its
 # cut-off is lower by the fourth root of the ratio.
 SOFTEST = 0.1
-ATTEMPTS = 6  # damped steps that are tried before a solution is taken as final
+ATTEMPTS = 8  # damped steps that are tried before a solution is taken as final
 
 
 @dataclass(eq=False)
@@ -174,11 +174,12 @@ def solve(
             if smooth_so_far and iteration == iterations - 1:
                 return trial  # no step so far went uphill: this one is not looked at any more
             problem.evaluate(trial, other)
-            # Frames that got worse are damped more, also where the step as a whole is good: they hold up no others.
-            worse = other.cost > normal.cost + 1e-9
-            damped = torch.where(worse, damped.clamp_min(1e-3) * 10.0, damped * 0.3).clamp(1e-7, 1e6)
             before, after = float(normal.cost.sum()), float(other.cost.sum())
-            if after < before:
+            # Frames that got worse are damped more, also where the step as a whole is good: they hold up no others.
+            worse, better = other.cost > normal.cost + 1e-9, after < before
+            more, less = (10.0, 0.3) if better else (100.0, 1.0)
+            damped = torch.where(worse, damped.clamp_min(1e-3) * more, damped * less).clamp(1e-7, 1e6)
+            if better:
                 break
             retried = True
         else:

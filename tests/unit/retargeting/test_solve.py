@@ -15,7 +15,7 @@ from sim_models.embodiment import Embodiment
 from sim_models.registry import load_body
 from tests.unit.retargeting.captures import walking_poses, write_amass
 from tools.retargeting import rotations
-from tools.retargeting.kinematics import MotionKinematics
+from tools.retargeting.kinematics import MotionKinematics, Pose
 from tools.retargeting.limits import NARROWED, limited_kinematics
 from tools.retargeting.metrics import (
     contacts_and_tendons,
@@ -143,6 +143,27 @@ def test_a_window_of_dofs_leaves_the_others_alone(tmp_path: Path):
     outside = [d for d in range(kinematics.dofs) if not window.start <= d < window.stop]
     np.testing.assert_allclose(moved[outside], clipped.abs().amax(dim=0)[outside], atol=1e-9)
     assert (moved[window] > 1e-3).all()
+
+
+def test_steps_that_overshoot_far_are_damped_until_one_goes_downhill():
+    kinematics, column = limited_kinematics(load_body("myo_bimanual")), 4
+    start = kinematics.tensor(np.tile(kinematics.body.neutral_qpos, (5, 1)))
+    coordinates = kinematics.coordinates(start)
+    middle = coordinates.clone()
+    middle[:, column] = 0.5 * (kinematics.low + kinematics.high)[column]
+    start = kinematics.step(start, middle + 1e-3 - coordinates)
+
+    def bowl(pose: Pose, normal: Normal) -> None:
+        """1 + 1000 x^2, whose square curves 250 times as much at x = 1e-3 as its Gauss-Newton Hessian says."""
+        x = kinematics.coordinates(pose.qpos)[:, column] - middle[:, column]
+        value, slope = 1.0 + 1e3 * x**2, 2e3 * x
+        normal.hessian[:, column, column] += slope**2
+        normal.gradient[:, column] += slope * value
+        normal.cost += value**2
+
+    found = solve(kinematics, start, [bowl], Smoothness(20.0, 50.0), 5, damping=1e-3)
+    off = (kinematics.coordinates(found) - middle)[:, column].abs()
+    assert off.max() < 5e-4, off
 
 
 def test_targets_that_are_not_finite_are_an_error(tmp_path: Path):

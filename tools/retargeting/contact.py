@@ -89,7 +89,7 @@ class ContactTerm:
         self.clearance = kinematics.tensor(schedule.clearance + stiffness.margin)
         self.strength = kinematics.tensor(schedule.strength)
         self.groups = kinematics.index(surface.groups)
-        first = [int(np.flatnonzero(surface.groups == k)[0]) for k in range(len(surface.names))]
+        first = [int(np.flatnonzero(surface.groups == k)[0]) for k in range(len(surface.names))]  # a part hangs on one link
         self.part_links = surface.points.links[first]
 
     def __call__(self, pose: Pose, normal: Normal) -> None:
@@ -133,7 +133,7 @@ class SpeedTerm:
         """Add rows on the steps that are too long, as if they went on from the bound."""
         step = pose.step[:, normal.window]
         over = (step.abs() - self.bound).clamp_min(0.0) * self.hinges[normal.window]
-        square = self.weight**2 * (over > 0.0)
+        square = self.weight**2 * (over > 0.0).to(step.dtype)
         pull = self.weight**2 * over * step.sign()
         for frames, sign in ((slice(1, None), 1.0), (slice(None, -1), -1.0)):
             normal.gradient[frames] += sign * pull

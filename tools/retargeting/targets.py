@@ -76,7 +76,7 @@ class TargetTerm:
         self.turn_weight = kinematics.tensor(targets.turn_weight)
         neutral = kinematics.coordinates(kinematics.tensor(body.neutral_qpos)[None])[0]
         self.neutral = neutral.clamp(kinematics.low, kinematics.high)
-        self.posture = POSTURE_WEIGHT * torch.isfinite(kinematics.low)
+        self.posture = POSTURE_WEIGHT * torch.isfinite(kinematics.low).to(torch.float64)
 
     def __call__(self, pose: Pose, normal: Normal) -> None:
         """Add the rows."""

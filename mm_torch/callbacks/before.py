@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mm_torch.callbacks.stopping import Stopping
 from mm_torch.ppo.module import PpoModule
 
 
-class BeforePpo(Callback):
+class BeforePpo(Callback, ABC):
     """Base of the callbacks that teach a new run something before PPO begins.
 
     ============ =================================================
@@ -37,13 +38,13 @@ class BeforePpo(Callback):
         self.run_dir, self.records, self.stopping = run_dir, records, stopping
         self._start = 0.0
 
+    @abstractmethod
     def wanted(self, module: PpoModule) -> bool:
         """Whether the recipe asks for it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def teach(self, trainer: lightning.Trainer, module: PpoModule) -> None:
         """Do it; call ``report`` on the way, and end early where ``stopping.due`` says so."""
-        raise NotImplementedError
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """See Lightning."""

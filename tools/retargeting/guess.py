@@ -18,11 +18,11 @@ from tools.retargeting.kinematics import MotionKinematics
 from tools.retargeting.skeleton import SIDES
 from tools.retargeting.targets import Skeleton, Targets
 
-# rad: joints whose neutral angle leaves undefined which way the limb turns (a straight knee has no direction of bending).
-BENT = {"shoulder_elv": 0.4, "elbow_flex": 0.5, "hip_flexion": 0.3, "knee_angle": 0.6}
+# rad: joints of the legs whose neutral angle leaves undefined which way the limb turns (a straight knee has no direction).
+BENT = {"hip_flexion": 0.3, "knee_angle": 0.6}
 GRID = {"elv_angle": 14, "shoulder_elv": 14, "shoulder_rot": 14, "elbow_flex": 6}  # angles of the table
 TURNING = 0.02  # 1 / rad^2: what a turn of plane and rotation from frame to frame costs, beside squared errors of directions
-RESTING = 1e-3  # 1 / rad^2: the same for their distance from neutral
+RESTING = 1e-3  # 1 / rad^2: the same for their distance from zero, where they are neutral
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from itertools import accumulate
 from types import ModuleType
 from typing import Any
@@ -15,6 +16,12 @@ def ragged(lists: list[list[int]]) -> tuple[list[int], list[int]]:
     return [0, *accumulate(len(entries) for entries in lists)], [entry for entries in lists for entry in entries]
 
 
+@cache
+def declared(kernel: wp.Kernel) -> tuple[Any, ...]:
+    """Types of the entries of a kernel's array arguments, None for others."""
+    return tuple(getattr(argument.type, "dtype", None) for argument in kernel.adj.args)
+
+
 class Launcher:
     """Runs kernels over torch tensors of one device, on its stream."""
 
@@ -26,13 +33,11 @@ class Launcher:
             raise OSError(f"{error}: compiled kernels are kept there; set WARP_CACHE_PATH to a folder that can be written to"
                           ) from None
         self.device, self._torch_device = wp.device_from_torch(device), device
-        self._types: dict[wp.Kernel, list[Any]] = {}
 
     def __call__(self, kernel: wp.Kernel, dim: int | tuple[int, ...], *arguments: Any) -> None:
         """Run a kernel; tensors become arrays of the types that it declares."""
-        types = self._types.setdefault(kernel, [getattr(arg.type, "dtype", None) for arg in kernel.adj.args])
         inputs = [wp.from_torch(a, dtype=t, return_ctype=True) if isinstance(a, torch.Tensor) else a
-                  for a, t in zip(arguments, types, strict=True)]
+                  for a, t in zip(arguments, declared(kernel), strict=True)]
         stream = wp.stream_from_torch(self._torch_device) if self.device.is_cuda else None
         wp.launch(kernel, dim=dim, inputs=inputs, device=self.device, stream=stream)
 

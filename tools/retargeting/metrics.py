@@ -54,7 +54,8 @@ class Metrics:
     ms_per_frame           processor time of all stages but muscle activations and these figures        ms
     activation_ms_per_frame  time of the muscle activations                                             ms
     self_collision_max_m   deepest overlap over the model's contact pairs                               m
-    zmp_outside_mean_m     zero-moment point outside the hull of the contacts, mean over loaded frames  m
+    zmp_outside_mean_m     zero-moment point outside the hull of the contacts, mean over loaded frames
+                           in which nothing but the soles is on the floor                               m
     elevation_min_rad      smallest elevation of a shoulder                                             rad
     gimbal_range_rad       largest turn of a plane of elevation (``elv_angle``) within a second         rad
     gimbal_p95_nm          moment about a plane of elevation, 95th percentile                           Nm
